@@ -1,0 +1,49 @@
+"""Time, defined once: the clocks, and the stream time of a row.
+
+Event time is what the data says, append time is when the log took it, and *stream time* is the
+greatest event time so far, in the order of offsets. Stream time is monotone, which makes it at once
+the index for `find`, the clock of a replay and the base of the watermark.
+
+All times in the core are int64 microseconds since 1970-01-01T00:00Z; `NEVER` is before all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["FOREVER", "NEVER", "Clock", "WallClock", "stream_times"]
+
+NEVER = -(2**63)
+"""The stream time of a stream in which nothing has happened yet."""
+
+FOREVER = 2**63 - 1
+"""The stream time after ``advance("end")``: every window is closed."""
+
+
+class Clock(Protocol):
+    """What the core asks the time of: the wall, or a test."""
+
+    def now(self) -> int:
+        """Return the present in microseconds since 1970, UTC."""
+        ...
+
+
+class WallClock:
+    """The clock on the wall."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000
+
+
+def stream_times(before: int, event_times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return S(row) for each row: the running maximum, ``before`` being that of the row before.
+
+    >>> stream_times(5, np.array([3, 9, 7])).tolist()
+    [5, 9, 9]
+    """
+    running = np.maximum.accumulate(event_times)
+    return np.maximum(running, before)

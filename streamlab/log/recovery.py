@@ -1,0 +1,219 @@
+"""What a stream's files hold after anything: a kill, a power cut, a flipped bit.
+
+`survey` looks and changes nothing, so that readers may use it too; the writer then does what it
+says. The rule: a bad frame below what is known durable, or below what was published while this boot
+of the machine lasts (the process died, not the page cache), is corruption and refused by name. Any
+other bad frame is an unfinished write, and the stream ends before it.
+
+What is known durable: the ``durable`` offset of the head, segments marked as synced in the manifest,
+and the ``synced`` position of every sound frame, also of those that stand beyond a hole.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from pyarrow import ipc
+
+from streamlab.clock import NEVER
+from streamlab.errors import CorruptSegment
+from streamlab.log import disk
+from streamlab.log.format import FRAMES_AT, Frame, checksum, decode
+from streamlab.log.head import Head, HeadFile, boot_id
+from streamlab.log.manifest import (
+    ACTIVE,
+    CLOSED,
+    FILE_NAME,
+    SEALED,
+    Manifest,
+    Segment,
+    read_manifest,
+)
+from streamlab.log.segment import Mark, SegmentFile
+
+__all__ = ["Survey", "load_manifest", "survey", "verify_sealed"]
+
+logger = logging.getLogger("streamlab")
+
+
+class Survey(NamedTuple):
+    """What is there, and what a writer has to do before it writes."""
+
+    manifest: Manifest  # ends with the segment in which the sound rows end
+    mark: Mark  # where they end
+    durable: int  # offset below which all is known durable
+    closed: bool  # the last segment takes no more frames
+    torn: int  # bytes of an unfinished write after the mark
+    lost: tuple[Segment, ...] = ()  # unsynced segments after a hole that a power cut left
+
+
+def survey(folder: Path, stream: str) -> Survey:
+    """Find where the sound rows of a stream end.
+
+    Raises:
+        CorruptSegment: something is damaged that was promised to survive.
+    """
+    manifest = load_manifest(folder, stream)
+    head = HeadFile(folder / "head").read()
+    if head is not None and head.boot != boot_id():
+        head = head._replace(end=head.durable, stream_time=NEVER, append_time=NEVER)
+    segments = manifest.segments
+    durable = max((s.stop for s in segments if s.synced), default=0)
+    durable = max(durable, head.durable if head else 0)
+    same_boot = head is not None and head.boot == boot_id()
+    for index, segment in enumerate(segments[:-1]):
+        if not (segment.synced or same_boot) and not _whole(folder, segment):
+            kept = manifest._replace(segments=segments[: index + 1])
+            return _tail(folder, kept, head, durable)._replace(lost=segments[index + 1 :])
+    return _tail(folder, manifest, head, durable)
+
+
+def _whole(folder: Path, segment: Segment) -> bool:
+    """Whether an unsynced segment came through a power cut."""
+    try:
+        file = SegmentFile(folder / segment.file, segment.id)
+        for _ in file.walk():
+            pass
+        return file.closed and file.mark.end == segment.stop
+    except (CorruptSegment, FileNotFoundError):
+        return False
+
+
+def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> Survey:
+    """Walk the last segment to where its sound frames end, and judge what comes after."""
+    last = manifest.active
+    if last.state == SEALED and last.synced:
+        return Survey(manifest, Mark(0, last.stop, last.after, last.append_max), durable, True, 0)
+    path = folder / last.file
+    try:
+        file = SegmentFile(path, last.id)
+    except FileNotFoundError:
+        raise CorruptSegment(path, 0, "the file is missing") from None
+    for _ in file.walk():
+        pass
+    mark = file.mark
+    beyond: list[Frame] = []
+    if not file.closed and any(file.data[mark.position :]):
+        beyond = list(file.frames_beyond(mark.position))
+    synced = max([file.synced, *(frame.synced for frame in beyond)])
+    published = head is not None and (head.end > mark.end or head.stream_time > mark.stream_time)
+    if not file.closed and (mark.position < synced or mark.end < durable or published):
+        raise CorruptSegment(path, mark.position, _judge(file, mark.end))
+    torn = 0 if file.closed else len(file.data) - mark.position
+    return Survey(manifest, mark, durable, file.closed, torn)
+
+
+def _judge(file: SegmentFile, end: int) -> str:
+    sound = decode(file.data, file.mark.position, file.segment)
+    if sound is None:
+        return f"the frame of offset {end} does not fit its checksum, and it was promised to survive"
+    return (
+        f"a sound frame of offset {sound.base} stands where offset {end} has to follow: "
+        "frames were swapped, doubled or dropped"
+    )
+
+
+def load_manifest(folder: Path, stream: str) -> Manifest:
+    """Read the manifest; one that is lost or damaged is put together from the segment files."""
+    path = folder / "manifest"
+    try:
+        return read_manifest(path)
+    except FileNotFoundError:
+        reason = "is missing"
+        if not folder.is_dir():
+            raise
+    except CorruptSegment as error:
+        reason = error.reason
+    logger.warning("%s: %s; it is put together again from the segment files", path, reason)
+    return rebuild(folder, stream)
+
+
+def rebuild(folder: Path, stream: str) -> Manifest:
+    """Put a manifest together from the segment files.
+
+    Of two files with the same first row the sealed one counts, then the younger one; and what does
+    not go on from the row before is refused, not skipped.
+    """
+    found: dict[int, Segment] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: (p.suffix == ".arrow", p.name)):
+        if FILE_NAME.fullmatch(path.name):
+            segment = _describe(path)
+            rival = found.get(segment.base)
+            if rival is None or _rank(segment) > _rank(rival):
+                found[segment.base] = segment
+    segments = [found[base] for base in sorted(found)]
+    if not segments:
+        raise CorruptSegment(folder / "manifest", 0, "it is lost, and there is no segment file")
+    for before, segment in zip(segments, segments[1:], strict=False):
+        if before.stop != segment.base:
+            reason = f"it is lost, and no segment file holds offsets {before.stop} to {segment.base}"
+            raise CorruptSegment(folder / "manifest", 0, reason)
+    number = max(segment.number for segment in segments)
+    return Manifest(stream, 1, number + 1, segments[0].base, tuple(segments))
+
+
+def _rank(segment: Segment) -> tuple[bool, bool, int]:
+    return segment.rows > 0, segment.state == SEALED, segment.number
+
+
+def _describe(path: Path) -> Segment:
+    """Describe a segment file from its frames, every one of them checked."""
+    data = disk.map_file(path)
+    first = decode(data, FRAMES_AT)
+    if first is None:
+        raise CorruptSegment(path, FRAMES_AT, "the schema frame is damaged, and the manifest is lost")
+    file = SegmentFile(path, first.segment)
+    for _ in file.walk():
+        pass
+    sealed = path.suffix == ".arrow"
+    if sealed and not _footer_fits(file):
+        raise CorruptSegment(path, file.mark.position, "the footer does not fit the frames")
+    runs = file.runs
+    state = SEALED if sealed else CLOSED if file.closed else ACTIVE
+    number = int(path.stem.rsplit("-", 1)[1])
+    assert number >= 0
+    return Segment(
+        path.name, first.segment, state, file.base, file.mark.end, file.schema_id,
+        bytes=len(file.data), checksum=checksum(file.data) if sealed else 0, synced=sealed,
+        append_min=int(runs["append_time"][0]) if len(runs) else NEVER,
+        append_max=file.mark.append_time, before=file.start.stream_time,
+        after=file.mark.stream_time, event_min=file.event_min, event_max=file.event_max,
+    )  # fmt: skip
+
+
+def _footer_fits(file: SegmentFile) -> bool:
+    """Whether the footer of a sealed file leads Arrow to the very batches of its frames."""
+    import pyarrow as pa
+
+    try:
+        reader = ipc.open_file(pa.py_buffer(file.data))
+        if not file.closed or not reader.schema.equals(file.schema):
+            return False
+        blocks = file.blocks()
+        if reader.num_record_batches != len(blocks):
+            return False
+        return all(
+            reader.get_batch(index).equals(file.batch(at, prefix + body))
+            for index, (at, prefix, body) in enumerate(blocks)
+        )
+    except (pa.ArrowException, OSError, CorruptSegment):
+        return False
+
+
+def verify_sealed(path: Path, segment: Segment) -> SegmentFile:
+    """Open a sealed file after having checked every byte of it.
+
+    Raises:
+        CorruptSegment: with the first damaged place that can be told.
+        FileNotFoundError: the file is not there (any more).
+    """
+    data = disk.map_file(path)
+    if len(data) == segment.bytes and checksum(data) == segment.checksum:
+        return SegmentFile(path, segment.id, checked=True)
+    file = SegmentFile(path, segment.id)
+    for _ in file.walk():
+        pass
+    reason = "the frame there" if not file.closed else "what follows the frames"
+    raise CorruptSegment(path, file.mark.position, f"{reason} is not what was written")
