@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import polars as pl
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 INK, MUTED, FAINT = "#1b1f24", "#5d6570", "#d9dde2"
 BLUE, SKY, GREEN, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7"
 LATE = "#D55E00"
+LATE_DOTS: Any = {"s": 30, "color": LATE, "edgecolor": "white", "linewidth": 0.5, "zorder": 4}
 
 STYLE: Any = {  # matplotlib types each key
     "axes.axisbelow": True,
@@ -54,7 +56,9 @@ STYLE: Any = {  # matplotlib types each key
     "axes.titlecolor": MUTED,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
+    "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -176,18 +180,17 @@ def save(figure: Figure, path: Path) -> Path:
 
 @contextmanager
 def _drawing(
-    title: str, height: float, rows: int, ratios: Sequence[float], share_x: bool = True
-) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Give a figure with ``rows`` axes under a title, in our style."""
+    title: str, height: float, *ratios: float, share_x: bool = True
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """Give a figure under a title and its axes, one above the other, in our style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, height))
-        axes = figure.subplots(
-            rows, 1, sharex=share_x, squeeze=False, gridspec_kw={"height_ratios": ratios}
-        )
-        figure.suptitle(_plain(title), x=0.012, ha="left", fontsize=13, fontweight="bold")
+        rows = {"height_ratios": ratios}
+        axes = figure.subplots(len(ratios), 1, sharex=share_x, squeeze=False, gridspec_kw=rows)
+        figure.suptitle(_plain(title), x=0.012, ha="left", fontsize=13.5, fontweight="bold")
         yield figure, list(axes[:, 0])
 
 
@@ -204,33 +207,35 @@ def _high(column: pl.Series) -> Any:
     return column.max()
 
 
-def _late_dots(axis: Axes, rows: pl.DataFrame, x: str, y: str, label: str) -> None:
-    """Mark late rows, the same way in every chart."""
-    style: Any = {"s": 30, "color": LATE, "edgecolor": "white", "lw": 0.5, "zorder": 4}
-    axis.scatter(rows[x], rows[y], label=label, **style)
+def _heading(axis: Axes, says: str, *, legend: int = 0) -> None:
+    """Write what the axes show, and under it a legend of ``legend`` columns."""
+    axis.set_title(_plain(says), pad=26 if legend else 7)
+    if legend:
+        axis.legend(loc="lower left", bbox_to_anchor=(-0.008, 0.985), ncols=legend)
 
 
-def _clock(axis: Axes, day: dt.datetime, pattern: str = "%H:%M") -> None:
+def _clock(axis: Axis, pattern: str = "%H:%M") -> None:
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
-    axis.xaxis.set_major_locator(AutoDateLocator(minticks=5, maxticks=10))  # type: ignore[no-untyped-call]
-    axis.xaxis.set_major_formatter(DateFormatter(pattern))  # type: ignore[no-untyped-call]
-    axis.set_xlabel(f"event time, UTC ({day:%-d %B %Y})")
+    axis.set_major_locator(AutoDateLocator(minticks=5, maxticks=10))  # type: ignore[no-untyped-call]
+    axis.set_major_formatter(DateFormatter(pattern))  # type: ignore[no-untyped-call]
 
 
-def _steps(
-    axis: Axes, starts: pl.Series, size: dt.timedelta, values: pl.Series, **how: Any
-) -> None:
-    """Draw windows as steps: one level over [start, start + size), a gap where one is missing."""
+def _event_time(day: dt.datetime) -> str:
+    return f"event time, UTC ({day.day} {day:%B %Y})"
+
+
+def _steps(axis: Axes, frame: pl.DataFrame, column: str, size: dt.timedelta, label: str) -> None:
+    """Draw windows as steps: a level over [start, start + size), a gap where one is missing."""
     import numpy as np
 
     width = np.timedelta64(size // dt.timedelta(microseconds=1), "us")
-    left = starts.to_numpy().astype("datetime64[us]")
-    level = values.cast(float).to_numpy()
+    left = frame["window_start"].to_numpy().astype("datetime64[us]")
+    level = frame[column].to_numpy()
     x = np.column_stack([left, left + width, left + width]).ravel()
     gap = np.append(np.diff(left) > width, True)
     y = np.column_stack([level, level, np.where(gap, np.nan, level)]).ravel()
-    axis.plot(x, y, **how)
+    axis.plot(x, y, color=BLUE, lw=2.2, label=label)
 
 
 def crash_chart(trades: pl.DataFrame, minutes: pl.DataFrame, crash: Crash) -> Figure:
@@ -242,77 +247,42 @@ def crash_chart(trades: pl.DataFrame, minutes: pl.DataFrame, crash: Crash) -> Fi
     import polars as pl
 
     minute = dt.timedelta(minutes=1)
-    late = trades.filter("late")
-    back = (crash.stop - crash.low) // minute
+    late, in_time = trades.filter("late"), trades.filter(~pl.col("late")).sort("ts")
     title = (
-        f"{crash.symbol} lost {crash.fall:.1%} in {(crash.low - crash.start) // minute} minutes"
-        f" and had half of it back {back} minutes later"
+        f"{crash.symbol} lost {100 * crash.fall:.1f}% in {(crash.low - crash.start) // minute}"
+        f" minutes and regained half of it in the next {(crash.stop - crash.low) // minute}"
     )
-    with _drawing(title, 6.4, 2, (3, 1.15)) as (figure, (price, volume)):
+    says = (
+        f"{late.height} of its {trades.height:,} trades ({late.height / trades.height:.1%}) were"
+        " reported after their minute had closed: no window holds them"
+    )
+    with _drawing(title, 6.6, 3, 1.15) as (figure, (price, volume)):
         for axis in (price, volume):
             axis.axvspan(crash.start, crash.stop, color=ORANGE, alpha=0.11, lw=0)
-        on_time = trades.filter(~pl.col("late")).sort("ts")
-        price.plot(on_time["ts"], on_time["price"], color=SKY, lw=0.9, label="each trade")
-        _steps(
-            price,
-            minutes["window_start"],
-            minute,
-            minutes["vwap"],
-            color=BLUE,
-            lw=2.2,
-            label="VWAP of each minute",
-        )
-        price.scatter(
-            late["ts"],
-            late["price"],
-            s=26,
-            color=LATE,
-            edgecolor="white",
-            lw=0.5,
-            zorder=3,
-            label="late: its minute had closed",
-        )
-        share = late.height / max(1, trades.height)
-        price.set_title(
-            f"{late.height} of {trades.height:,} trades ({share:.1%}) were reported after their"
-            " minute had closed: no window holds them"
-        )
-        price.set_ylabel("price ($)".replace("$", r"\$"))
+        price.plot(in_time["ts"], in_time["price"], color=SKY, lw=0.9, label="each trade")
+        _steps(price, minutes, "vwap", minute, "VWAP of each minute")
+        price.scatter(late["ts"], late["price"], label="late: its minute had closed", **LATE_DOTS)
+        _heading(price, says)
+        price.set_ylabel(_plain("price ($)"))
         price.legend(loc="lower right")
-        price.text(
-            crash.start,
-            0.03,
-            " crash",
-            transform=price.get_xaxis_transform(),
-            color="#9a6a00",
-            fontsize=9,
-        )
+        low_left = price.get_xaxis_transform()
+        price.text(crash.start, 0.03, " crash", transform=low_left, color="#8a5f00", fontsize=9)
         _volume_bars(volume, minutes, late)
-        _clock(volume, crash.start)
-        volume.set_xlim(_low(trades["ts"]), _high(trades["ts"]))
+        _clock(volume.xaxis)
+        volume.set_xlabel(_event_time(crash.start))
+        volume.set_xlim(_low(minutes["window_start"]), _high(minutes["window_start"]) + minute)
     return figure
 
 
 def _volume_bars(axis: Axes, minutes: pl.DataFrame, late: pl.DataFrame) -> None:
     import polars as pl
 
-    width, at = 0.82 / 1440, dt.timedelta(seconds=30)
-    missed = late.group_by(window_start=pl.col("ts").dt.truncate("1m")).agg(
-        late_volume=pl.col("size").sum()
-    )
-    both = minutes.join(missed, on="window_start", how="left").with_columns(
-        pl.col("late_volume").fill_null(0) / 1000, pl.col("volume") / 1000
-    )
-    centre = both["window_start"] + at
-    axis.bar(centre, both["volume"], width=width, color=BLUE, alpha=0.75, label="in its window")
-    axis.bar(
-        centre,
-        both["late_volume"],
-        width=width,
-        bottom=both["volume"],
-        color=LATE,
-        label="late",
-    )
+    missed = late.group_by(window_start=pl.col("ts").dt.truncate("1m"))
+    both = minutes.join(missed.agg(missed=pl.col("size").sum()), on="window_start", how="left")
+    taken, missing = both["volume"] / 1000, both["missed"].fill_null(0) / 1000
+    centre, width = both["window_start"] + dt.timedelta(seconds=30), 0.82 / 1440  # of a day
+    axis.bar(centre, taken, width=width, color=BLUE, alpha=0.8, label="in its window")
+    axis.bar(centre, missing, width=width, bottom=taken, color=LATE, label="late")
     axis.set_ylabel("volume\n(1,000 shares)")
     axis.legend(loc="upper right")
 
@@ -326,60 +296,52 @@ def host_chart(cpu: pl.DataFrame, memory: pl.DataFrame) -> Figure:
     import polars as pl
 
     size = _window_for(_high(cpu["ts"]) - _low(cpu["ts"]))
+    title = _host_title(cpu, memory)
     cores = sorted(cpu["core"].unique())
     if len(cores) > 4:
         cpu, cores = cpu.with_columns(core=pl.lit(-1)), [-1]
-    start = pl.col("ts").dt.truncate(size)
-    parts = ("user", "system", "iowait")
-    busy = cpu.group_by("core", window_start=start).agg(pl.col(parts).mean()).sort("window_start")
-    used = memory.group_by(window_start=start).agg(pl.col("used_bytes").max() / 1e9)
+    start, parts = pl.col("ts").dt.truncate(size), ("user", "system", "iowait")
+    did = cpu.group_by("core", window_start=start).agg(pl.col(parts).mean()).sort("window_start")
+    used = memory.group_by(window_start=start).agg(gb=pl.col("used_bytes").max() / 1e9)
     used = used.sort("window_start")
-    title = _host_title(cpu, memory)
-    with _drawing(
-        title, 1.9 + 1.55 * (len(cores) + 1), len(cores) + 1, [1.0] * (len(cores) + 1)
-    ) as (
+    most = _high(did.select(pl.sum_horizontal(parts)).to_series())
+    top = next(level for level in (20, 50, 100) if most <= level or level == 100)
+    with _drawing(title, 2.1 + 1.55 * len(cores) + 1.4, *[1.0] * (len(cores) + 1)) as (
         figure,
-        axes,
+        (*core_axes, below),
     ):
-        for axis, core in zip(axes, cores, strict=False):
-            rows = busy.filter(core=core)
-            axis.stackplot(
-                rows["window_start"],
-                [rows[part] for part in parts],
-                colors=[BLUE, ORANGE, PURPLE],
-                labels=["user", "system", "waiting for the disk"],
-                alpha=0.88,
-                lw=0,
-            )
-            axis.set_ylim(0, 100)
-            axis.set_yticks([0, 50, 100])
+        for axis, core in zip(core_axes, cores, strict=True):
+            rows = did.filter(core=core)
+            heights = [rows[part] for part in parts]
+            names = ["user", "system", "waiting for the disk"]
+            colours = [BLUE, ORANGE, PURPLE]
+            axis.stackplot(rows["window_start"], heights, colors=colours, labels=names, lw=0)
+            axis.set_ylim(0, top)
+            axis.set_yticks([0, top / 2, top], [f"{level:g}" for level in (0, top / 2, top)])
             axis.set_ylabel("all cores (%)" if core < 0 else f"core {core} (%)")
-        axes[0].set_title(f"share of the time a core worked, in windows of {_words(size)}")
-        axes[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=3)
+        _heading(core_axes[0], f"what each core did, mean of every {_words(size)}", legend=3)
+        below.plot(used["window_start"], used["gb"], color=GREEN, lw=1.6)
+        below.fill_between(used["window_start"], used["gb"], color=GREEN, alpha=0.15, lw=0)
+        below.set_ylim(bottom=0)
+        below.set_ylabel("memory (GB)")
         total = _high(memory["total_bytes"]) / 1e9
-        axes[-1].plot(used["window_start"], used["used_bytes"], color=GREEN, lw=1.8)
-        axes[-1].fill_between(
-            used["window_start"], used["used_bytes"], color=GREEN, alpha=0.15, lw=0
-        )
-        axes[-1].set_ylim(bottom=0)
-        axes[-1].set_ylabel("memory (GB)")
-        axes[-1].set_title(f"greatest memory in use in each window, of {total:.1f} GB")
-        axes[-1].set_xlim(_low(used["window_start"]), _high(used["window_start"]))
-        _clock(axes[-1], _low(used["window_start"]))
+        _heading(below, f"memory in use, maximum of every {_words(size)}, of {total:.1f} GB")
+        below.set_xlim(_low(used["window_start"]), _high(used["window_start"]))
+        _clock(below.xaxis)
+        below.set_xlabel(_event_time(_low(used["window_start"])))
     return figure
 
 
 def _host_title(cpu: pl.DataFrame, memory: pl.DataFrame) -> str:
     import polars as pl
 
-    five = cpu.group_by(at=pl.col("ts").dt.truncate("5m")).agg(
-        busy=pl.sum_horizontal("user", "system").mean()
-    )
-    top = five.sort("busy").row(-1, named=True)
-    most = _high(memory["used_bytes"]) / 1e9
+    work = pl.sum_horizontal("user", "system").mean()
+    five = cpu.group_by(at=pl.col("ts").dt.truncate("5m")).agg(busy=work).sort("busy")
+    top = five.row(-1, named=True)
     return (
-        f"The busiest five minutes began at {top['at']:%H:%M} UTC: {top['busy']:.0f} % of all"
-        f" cores; memory peaked at {most:.1f} GB"
+        f"The cores were busiest from {top['at']:%H:%M} to"
+        f" {top['at'] + dt.timedelta(minutes=5):%H:%M} UTC, at {top['busy']:.0f}%;"
+        f" memory peaked at {_high(memory['used_bytes']) / 1e9:.1f} GB"
     )
 
 
@@ -394,7 +356,7 @@ def _window_for(span: dt.timedelta) -> dt.timedelta:
 def _words(size: dt.timedelta) -> str:
     seconds = int(size.total_seconds())
     count, unit = (seconds, "second") if seconds < 60 else (seconds // 60, "minute")
-    return f"{count} {unit}{'s' if count > 1 else ''}"
+    return unit if count == 1 else f"{count} {unit}s"
 
 
 def live_chart(cpu: pl.DataFrame, windows: pl.DataFrame, rate: float) -> Figure:
@@ -404,51 +366,25 @@ def live_chart(cpu: pl.DataFrame, windows: pl.DataFrame, rate: float) -> Figure:
     """
     import polars as pl
 
-    samples = cpu.group_by("ts").agg(
-        busy=pl.col("busy").mean(),
-        low=pl.col("busy").min(),
-        high=pl.col("busy").max(),
-    )
-    samples = samples.sort("ts")
-    mean, peak = windows["busy"].mean(), _high(windows["busy"])
-    title = (
-        f"This machine, just now: {mean:.0f} % busy on average, {peak:.0f} % in its busiest second"
-    )
-    with _drawing(title, 4.4, 1, (1,)) as (figure, (axis,)):
+    busy = pl.col("busy")
+    samples = cpu.group_by("ts").agg(busy=busy.mean(), low=busy.min(), high=busy.max()).sort("ts")
+    ts, peak = samples["ts"], _high(windows["busy"])
+    title = f"This machine, just now: {peak:.0f}% busy in its busiest second"
+    says = f"a sample covers {1000 / rate:.0f} ms and jumps; a window of a second shows the load"
+    with _drawing(title, 4.6, 1) as (figure, (axis,)):
+        band = "between the idlest and the busiest core"
         axis.fill_between(
-            samples["ts"],
-            samples["low"],
-            samples["high"],
-            color=SKY,
-            alpha=0.28,
-            lw=0,
-            label="idlest to busiest core",
+            ts, samples["low"], samples["high"], color=SKY, alpha=0.25, lw=0, label=band
         )
-        axis.plot(
-            samples["ts"],
-            samples["busy"],
-            color=SKY,
-            lw=1,
-            marker="o",
-            ms=2.6,
-            label=f"each sample, {rate:g} a second",
-        )
-        second = dt.timedelta(seconds=1)
-        _steps(
-            axis,
-            windows["window_start"],
-            second,
-            windows["busy"],
-            color=BLUE,
-            lw=2.4,
-            label="mean of each one-second window",
-        )
-        axis.set_ylim(0, 101)
+        each = f"each sample, {rate:g} a second"
+        axis.plot(ts, samples["busy"], color=SKY, lw=1, marker="o", ms=2.6, label=each)
+        _steps(axis, windows, "busy", dt.timedelta(seconds=1), "mean of each second")
+        axis.set_ylim(0, min(102.0, max(10.0, 1.1 * _high(samples["high"]))))
         axis.set_ylabel("CPU busy, all cores (%)")
-        axis.set_title("a sample is too short to tell; a window says how busy the machine was")
-        axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=3)
-        axis.set_xlim(_low(windows["window_start"]), _high(samples["ts"]))
-        _clock(axis, _low(samples["ts"]), "%H:%M:%S")
+        _heading(axis, says, legend=3)
+        axis.set_xlim(_low(windows["window_start"]), _high(ts))
+        _clock(axis.xaxis, "%H:%M:%S")
+        axis.set_xlabel(_event_time(_low(ts)))
     return figure
 
 
@@ -460,16 +396,15 @@ def lateness_chart(orders: pl.DataFrame, *, size: dt.timedelta, delay: dt.timede
     """
     import polars as pl
 
-    orders = orders.with_row_index("place").with_columns(
-        behind=(pl.col("stream_time") - pl.col("ts")).dt.total_microseconds() / 1e6
-    )
+    behind = (pl.col("stream_time") - pl.col("ts")).dt.total_microseconds() / 1e6
+    orders = orders.with_row_index("place").with_columns(behind=behind)
     late = orders.filter("late")
     phones = late.filter(pl.col("device") == "mobile").height
     title = (
         f"{late.height} of {orders.height:,} orders came too late for their window,"
         f" {phones} of them from phones"
     )
-    with _drawing(title, 8.0, 2, (1, 1.25), share_x=False) as (figure, (scatter, stairs)):
+    with _drawing(title, 8.4, 1, 1.2, share_x=False) as (figure, (scatter, stairs)):
         _behind(scatter, orders.filter(pl.col("behind") >= 0.05), delay)
         if late.height:
             _stairs(stairs, orders, late, size, delay)
@@ -479,117 +414,92 @@ def lateness_chart(orders: pl.DataFrame, *, size: dt.timedelta, delay: dt.timede
 
 
 def _behind(axis: Axes, rows: pl.DataFrame, delay: dt.timedelta) -> None:
-    """Scatter how far behind stream time each row was that came out of order."""
+    """Scatter how far behind the newest event each row was that came out of order."""
     import polars as pl
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    phone = pl.col("device") == "mobile"
-    kinds = (
-        (rows.filter(~phone.fill_null(False) & ~pl.col("late")), BLUE, 7, "other devices"),
-        (rows.filter(phone & ~pl.col("late")), ORANGE, 7, "phones"),
-        (rows.filter("late"), LATE, 30, "late: the window had closed"),
+    phone = (pl.col("device") == "mobile").fill_null(value=False)
+    small: Any = {"s": 8, "edgecolor": "none"}
+    kinds: tuple[tuple[pl.Expr, dict[str, Any], str], ...] = (
+        (phone & ~pl.col("late"), {"color": SKY, **small}, "from a phone"),
+        (~phone & ~pl.col("late"), {"color": MUTED, **small}, "from another device"),
+        (pl.col("late"), LATE_DOTS, "late: its window had closed"),
     )
-    for some, colour, area, label in kinds:
-        edge = "white" if colour == LATE else "none"
-        axis.scatter(
-            some["ts"], some["behind"], s=area, color=colour, edgecolor=edge, lw=0.5, label=label
-        )
-    axis.axhline(delay.total_seconds(), color=INK, lw=1, ls=(0, (4, 3)))
-    axis.text(
-        0.003,
-        delay.total_seconds() * 1.12,
-        f"delay of {_words(delay)}: windows wait this long",
-        transform=axis.get_yaxis_transform(),
-        fontsize=9,
-    )
+    for which, style, label in kinds:
+        some = rows.filter(which)
+        axis.scatter(some["ts"], some["behind"], label=label, **style)
+    wait = delay.total_seconds()
+    axis.axhline(wait, color=INK, lw=1, ls=(0, (4, 3)))
+    says = f"delay: a window waits a {_words(delay)}"
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+    at_left = axis.get_yaxis_transform()
+    axis.text(0.004, wait / 1.3, says, transform=at_left, va="top", fontsize=9, bbox=box)
     axis.set_yscale("log")
     ticks = {0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min"}
     axis.yaxis.set_major_locator(FixedLocator(list(ticks)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_yticklabels(list(ticks.values()))
     axis.set_ylabel("behind the newest event")
-    axis.set_title(f"the {rows.height:,} orders that came 0.05 s or more behind the newest event")
-    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.985), ncols=3, markerscale=1.4)
-    _clock(axis, _low(rows["ts"]))
+    says = f"{rows.height:,} orders came 50 ms or more behind the newest event"
+    _heading(axis, says, legend=3)
+    _clock(axis.xaxis)
+    axis.set_xlim(_low(rows["ts"]), _high(rows["ts"]))
+    axis.set_xlabel(_event_time(_low(rows["ts"])))
+
+
+def _window_to_show(orders: pl.DataFrame, late: pl.DataFrame, delay: dt.timedelta) -> Any:
+    """Return the end of a window with many late rows, in a stretch with few enough to see each."""
+    import polars as pl
+
+    best, most = None, -1.0
+    for end, missed in late["window_end"].value_counts().rows():
+        near = pl.col("stream_time").is_between(end - 1.5 * delay, end + 3 * delay)
+        score = missed**2 / max(1.0, orders.filter(near).height / 150)
+        if score > most:
+            best, most = end, score
+    return best
 
 
 def _stairs(
     axis: Axes, orders: pl.DataFrame, late: pl.DataFrame, size: dt.timedelta, delay: dt.timedelta
 ) -> None:
-    """Draw stream time and watermark over arrival order where most rows of one window are late."""
+    """Draw stream time and watermark over the order of arrival, round the end of one window."""
     import polars as pl
 
-    end = late["window_end"].value_counts(sort=True)["window_end"][0]
-    near = orders.filter(
-        pl.col("stream_time").is_between(end - 2 * delay, end + 5 * delay)
-    )
-    first, last = _low(near["place"]), _high(near["place"])
-    closed = near.filter(pl.col("watermark") >= end)["place"].min()
-    floor = max(end - 6 * delay, _low(near["ts"]))
+    end = _window_to_show(orders, late, delay)
+    near = orders.filter(pl.col("stream_time").is_between(end - 1.5 * delay, end + 3 * delay))
+    missed, place = near.filter("late"), near["place"]
+    first, last = _low(place), _high(place)
+    closed = _low(near.filter(pl.col("watermark") >= end)["place"])
+    floor = min(end - 3 * delay, _low(missed["ts"]) - delay / 2)
+    floor = max(floor, end - 10 * delay)
+    axis.fill_between([closed, last], floor, end, color=LATE, alpha=0.09, lw=0)
     axis.axhline(end, color=INK, lw=1, ls=(0, (4, 3)))
-    axis.fill_between(
-        [closed, last],
-        [floor, floor],
-        [end, end],
-        color=LATE,
-        alpha=0.09,
-        lw=0,
-    )
-    axis.scatter(near["place"], near["ts"], s=5, color=SKY, label="an order, at its event time")
-    missed = near.filter("late")
-    axis.scatter(
-        missed["place"],
-        missed["ts"],
-        s=34,
-        color=LATE,
-        edgecolor="white",
-        lw=0.5,
-        zorder=4,
-        label="late",
-    )
+    minus = f"watermark = stream time \N{MINUS SIGN} a {_words(delay)}"
     axis.step(
-        near["place"], near["stream_time"], color=INK, lw=1.3, where="post", label="stream time"
-    )
-    axis.step(
-        near["place"],
-        near["watermark"],
-        color=GREEN,
-        lw=2,
+        place,
+        near["stream_time"],
+        "-",
+        color=INK,
+        lw=1.4,
         where="post",
-        label=f"watermark = stream time \N{MINUS SIGN} {_words(delay)}",
+        label="stream time",
+        zorder=3.5,
     )
-    begin = end - size
-    axis.text(
-        first,
-        end,
-        f" end of the window {begin:%H:%M}\N{EN DASH}{end:%H:%M}",
-        va="bottom",
-        fontsize=9,
-    )
-    axis.text(
-        last,
-        floor,
-        "too late for it ",
-        ha="right",
-        va="bottom",
-        color=LATE,
-        fontsize=9,
-    )
-    _minutes_up(axis)
+    axis.step(place, near["watermark"], color=GREEN, lw=2, where="post", label=minus)
+    axis.scatter(place, near["ts"], s=12, color=SKY, label="an order, at its event time", zorder=3)
+    axis.scatter(missed["place"], missed["ts"], label="late", **LATE_DOTS)
+    window = f" window {end - size:%H:%M}\N{EN DASH}{end:%H:%M} ends"
+    axis.text(first, end, window, va="bottom", fontsize=9)
+    closes: Any = {"va": "bottom", "color": LATE, "fontsize": 9}
+    axis.text(closed, floor, " the window is closed: too late for it", **closes)
+    _clock(axis.yaxis)
     axis.set_ylim(floor, _high(near["stream_time"]))
     axis.set_xlim(first, last)
     axis.set_ylabel("event time, UTC")
     axis.set_xlabel("order of arrival (row number)")
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.set_title("when the watermark reaches the end of the window, the window closes")
-    axis.legend(loc="upper left", bbox_to_anchor=(0.0, 0.93))
-
-
-def _minutes_up(axis: Axes) -> None:
-    from matplotlib.dates import AutoDateLocator, DateFormatter
-
-    axis.yaxis.set_major_locator(AutoDateLocator(minticks=4, maxticks=8))  # type: ignore[no-untyped-call]
-    axis.yaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
+    _heading(axis, "a window closes when the watermark reaches its end", legend=4)
 
 
 # -------------------------------------------------------------------------------------- page
@@ -597,13 +507,12 @@ def _minutes_up(axis: Axes) -> None:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: what was found, with its tables, its chart and its checks."""
+    """A part of the page: what was found, with its tables, its charts and its checks."""
 
     title: str
     text: str
     tables: Sequence[Table] = ()
-    chart: Path | None = None
-    chart_says: str = ""
+    charts: Sequence[tuple[Path, str]] = ()  # a picture, and what it says
     checks: Sequence[str] = ()
 
 
@@ -654,10 +563,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{_escape(section.title)}</h2>\n<p>{_escape(section.text)}</p>\n"]
-    if section.chart:
-        data = base64.b64encode(section.chart.read_bytes()).decode("ascii")
-        says = _escape(section.chart_says)
-        parts.append(f'<figure><img alt="{says}" src="data:image/png;base64,{data}"></figure>\n')
+    for picture, says in section.charts:
+        data = base64.b64encode(picture.read_bytes()).decode("ascii")
+        parts.append(
+            f'<figure><img alt="{_escape(says)}" src="data:image/png;base64,{data}"></figure>\n'
+        )
     parts.extend(table.html() for table in section.tables)
     if section.checks:
         items = "".join(f"<li>{_escape(check)}</li>" for check in section.checks)

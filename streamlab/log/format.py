@@ -43,12 +43,14 @@ __all__ = [
     "footer",
     "load_json",
     "padding",
+    "serialize",
 ]
 
 VERSION = 1
 ALIGNMENT = 64
 MAGIC = b"SLABFRM\n"
 ARROW_MAGIC = b"ARROW1"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 PREAMBLE = ARROW_MAGIC.ljust(ALIGNMENT, b"\0")
 FRAMES_AT = len(PREAMBLE)
 
@@ -215,7 +217,20 @@ def footer(schema: pa.Schema, blocks: list[tuple[int, int, int]], metadata: dict
     assert count == len(blocks), (count, len(blocks))
     for index, (position, prefix, body) in enumerate(blocks):
         struct.pack_into("<qi4xq", content, at + 24 * index, position, prefix, body)
-    return b"\xff\xff\xff\xff\0\0\0\0" + bytes(content) + whole[len(whole) - tail :]
+    return END_OF_STREAM + bytes(content) + whole[len(whole) - tail :]
+
+
+def serialize(batch: pa.RecordBatch, compression: str | None) -> pa.Buffer:
+    """Return a record batch as one encapsulated Arrow message."""
+    if compression is None:
+        return batch.serialize()
+    sink = pa.BufferOutputStream()
+    options = ipc.IpcWriteOptions(compression=compression)
+    with ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    whole = sink.getvalue()
+    schema_size = struct.unpack_from("<i", whole, 4)[0] + 8
+    return whole.slice(schema_size, whole.size - schema_size - len(END_OF_STREAM))
 
 
 def _blocks_of(flatbuffer: bytearray) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ class FileLock:
         self.path = path
         self.what = what
         self._fd: int | None = None
-        self._pid = 0
+        self._pid = os.getpid()
+        self._turn = threading.Lock()  # between the threads of this process
 
     @property
     def held(self) -> bool:
@@ -44,7 +46,17 @@ class FileLock:
         Raises:
             StreamLocked: another process has it still.
         """
-        assert not self.held
+        if self._pid != os.getpid():  # a forked child starts afresh
+            self._fd, self._pid, self._turn = None, os.getpid(), threading.Lock()
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise self._refusal({"pid": os.getpid(), "host": socket.gethostname()}, timeout)
+        try:
+            self._fd = self._lock_file(timeout)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _lock_file(self, timeout: float | None) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o644)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -61,10 +73,10 @@ class FileLock:
             except BaseException:
                 os.close(fd)
                 raise
-        self._fd, self._pid = fd, os.getpid()
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with contextlib.suppress(OSError):  # a full disk must not keep a writer from trimming
             os.pwrite(fd, json.dumps(who).ljust(200).encode(), 0)
+        return fd
 
     def release(self) -> None:
         """Give the lock back; in a forked child, only forget it."""
@@ -72,6 +84,7 @@ class FileLock:
             fd, self._fd = self._fd, None
             if self._pid == os.getpid():
                 fcntl.flock(fd, fcntl.LOCK_UN)
+                self._turn.release()
             os.close(fd)
 
     @contextlib.contextmanager

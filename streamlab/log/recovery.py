@@ -11,6 +11,7 @@ and the ``synced`` position of every sound frame, also of those that stand beyon
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,8 @@ def survey(folder: Path, stream: str) -> Survey:
     if head is not None and head.boot != boot_id():
         head = head._replace(end=head.durable, stream_time=NEVER, append_time=NEVER)
     segments = manifest.segments
-    durable = max((s.stop for s in segments if s.synced), default=0)
+    synced = itertools.takewhile(lambda segment: segment.synced, segments)
+    durable = max((segment.stop for segment in synced), default=0)
     durable = max(durable, head.durable if head else 0)
     same_boot = head is not None and head.boot == boot_id()
     for index, segment in enumerate(segments[:-1]):

@@ -275,6 +275,7 @@ class SegmentWriter:
         self._runs = array("q", file.runs.tobytes())
         self.append_min = self._runs[1] if self._runs else FOREVER
         self._blocks = array("q", (value for block in file.blocks() for value in block))
+        self.last_kind = Kind.LAST if file.closed else Kind.ROWS if self._runs else Kind.SCHEMA
         self.fd = disk.open_append(file.path)
         return self
 
@@ -335,11 +336,18 @@ class SegmentWriter:
         disk.sync(self.fd)
         self.synced = position
 
-    def end(self, runs: npt.NDArray[np.void] | None = None) -> None:
-        """Write the table of runs: no frame follows."""
-        _, _, stream_time, append_time = self.mark
+    def end(
+        self,
+        runs: npt.NDArray[np.void] | None = None,
+        *,
+        after: int | None = None,
+        append_time: int | None = None,
+    ) -> None:
+        """Write the table of runs: no frame follows. Coalescing brings the table of the original."""
         table = self._runs.tobytes() if runs is None else runs.tobytes()
-        self.put(Kind.LAST, after=stream_time, append_time=append_time, metadata=table)
+        after = self.mark.stream_time if after is None else after
+        append_time = self.mark.append_time if append_time is None else append_time
+        self.put(Kind.LAST, after=after, append_time=append_time, metadata=table)
 
     def seal(self) -> None:
         """Write the footer after the table of runs: the file is an Arrow IPC file now."""

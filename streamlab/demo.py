@@ -1,0 +1,621 @@
+"""The demo: record this machine, load history, ask for windows, look back, draw, report.
+
+`run` needs no network and no server. It makes a folder of its own (and never deletes one), writes
+a lab into it, and shows at each step what came out. It says "equal" only where it has compared:
+what two ways of asking give, or what was written and what is read, and where they differ it stops
+with an error.
+
+The windows here are plain Polars over ``stream.scan()``, so that each rule can be read off: a
+window is ``truncate`` and ``group_by``, and the watermark a row meets is the greatest event time
+of the rows before it, less the delay.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shlex
+import threading
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import streamlab as sl
+from streamlab import report
+from streamlab.report import Crash, Section, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+__all__ = ["dataset", "run"]
+
+CHUNK = 5_000  # rows of one append
+MINUTE = dt.timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A shipped dataset and the stream it goes into."""
+
+    file: str
+    stream: str
+    key: str | None
+    delay: dt.timedelta
+    window: dt.timedelta
+
+
+LOADS = (
+    Load("host-cpu", "host_cpu", "core", dt.timedelta(), 5 * MINUTE),
+    Load("host-memory", "host_memory", None, dt.timedelta(), 5 * MINUTE),
+    Load("host-disk", "host_disk", "device", dt.timedelta(), 5 * MINUTE),
+    Load("host-network", "host_network", "interface", dt.timedelta(), 5 * MINUTE),
+    Load("host-processes", "host_processes", "pid", dt.timedelta(), 5 * MINUTE),
+    Load("trades", "trades", "symbol", dt.timedelta(seconds=5), MINUTE),
+    Load("quotes", "quotes", "symbol", dt.timedelta(seconds=5), MINUTE),
+    Load("orders", "orders", "user_id", MINUTE, 15 * MINUTE),
+)
+LATE_STREAMS = ("trades", "quotes", "orders")
+BY_STREAM = {load.stream: load for load in LOADS}
+
+
+def dataset(name: str) -> Path:
+    """Return the path of a shipped dataset, in an installed streamlab or in a checkout.
+
+    Raises:
+        FileNotFoundError: there is none of that name; the message lists those there are.
+    """
+    package = Path(str(resources.files("streamlab")))
+    folders = (package / "datasets", package.parent / "datasets")
+    for folder in folders:
+        path = folder / f"{name}.parquet"
+        if path.is_file():
+            return path
+    there = sorted(path.stem for folder in folders for path in folder.glob("*.parquet"))
+    msg = (
+        f"there is no dataset {name!r} in {' or '.join(map(str, folders))}\n"
+        f"Hint: {'there are ' + ', '.join(there) if there else 'reinstall streamlab'}"
+    )
+    raise FileNotFoundError(msg)
+
+
+def run(
+    folder: Path | None = None,
+    *,
+    seconds: float = 12.0,
+    rate: float = 20.0,
+    show: Callable[[str], None] = print,
+) -> Path:
+    """Run the demo into a new folder and return it.
+
+    ``seconds`` and ``rate`` are of the live recording. A folder that holds something is left as it
+    is: the demo takes the next free name, ``streamlab-demo-2`` and so on. ``show`` receives what is
+    to be read, a piece at a time.
+
+    Raises:
+        StreamlabError: two answers that must be equal are not, or the recording failed.
+        FileNotFoundError: a shipped dataset is missing.
+    """
+    began = time.monotonic()
+    folder = new_folder(folder or Path("streamlab-demo"))
+    show(f"The streamlab demo, into {folder}\n")
+    sections = []
+    with sl.open(folder / "lab") as lab:
+        for number, (headline, step) in enumerate(STEPS, 1):
+            show(f"{number}  {headline}\n")
+            section = step(Stage(lab, folder, seconds, rate, show))
+            sections.append(section)
+    show(f"{len(STEPS) + 1}  One page of all of it\n")
+    _write_report(folder, sections)
+    show(_contents(folder))
+    show(f"\nDone in {time.monotonic() - began:.0f} s. Three commands to try next:\n")
+    show(next_commands(folder))
+    return folder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every step works with."""
+
+    lab: Any
+    folder: Path
+    seconds: float
+    rate: float
+    show: Callable[[str], None]
+
+    def table(self, table: Table) -> Table:
+        self.show(table.text() + "\n")
+        return table
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make and return the wanted folder, or the next free name if it holds something."""
+    folder, number = wanted, 1
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _progress(total: int, unit: str, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=f"  {what}",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+        ncols=80,
+    )
+
+
+# ---------------------------------------------------------------------- 1  record and load
+
+
+class Recorder(threading.Thread):
+    """Appends this machine's samples to their streams until the time is over or `stop`."""
+
+    def __init__(self, lab: Any, rate: float, seconds: float) -> None:
+        super().__init__(name="demo recorder", daemon=True)
+        self.source = sl.host(rate=rate)
+        self.lab = lab
+        self.seconds = seconds
+        self.samples = 0
+        self.stopping = threading.Event()
+        self.error: Exception | None = None
+        for name, schema in self.source.schemas.items():
+            lab.create(name, schema, time="ts", key=self.source.keys[name])
+
+    def run(self) -> None:
+        try:
+            for sample in self.source.samples(self.seconds):
+                self.lab[sample.stream].append(sample.batch)
+                self.samples = sample.position + 1
+                if self.stopping.is_set():
+                    break
+        except Exception as error:  # noqa: BLE001  (raised again by `check`, in the foreground)
+            self.error = error
+
+    def check(self) -> None:
+        if self.error:
+            raise self.error
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed:
+            self.stopping.set()
+        self.join()
+        if not failed:
+            self.check()
+
+
+def record_and_load(stage: Stage) -> Section:
+    """Record this machine in the background while history is loaded in the foreground."""
+    import polars as pl
+
+    lab, began = stage.lab, time.monotonic()
+    with Recorder(lab, stage.rate, stage.seconds) as recorder:
+        loaded = sum(_load(lab, load, recorder) for load in LOADS)
+        took = time.monotonic() - began
+        stage.show(
+            f"  {loaded:,} rows of history in {took:.1f} s, {CHUNK:,} to an append, each append"
+            f"\n  on the disk before the next; meanwhile this machine is recorded at {stage.rate:g} Hz\n"
+        )
+        _wait_for(recorder, int(stage.seconds * stage.rate))
+    rows = []
+    for name in (*recorder.source.schemas, *BY_STREAM):
+        stream = lab[name]
+        scan = stream.scan().select(
+            appends=pl.col("_append_time").n_unique(),
+            first=pl.col("ts").min(),
+            last=pl.col("ts").max(),
+        )
+        appends, first, last = scan.collect().row(0)
+        rows.append(
+            {
+                "stream": name,
+                "key": stream.key if isinstance(stream.key, str) else ", ".join(stream.key or ()),
+                "rows": len(stream),
+                "appends": appends,
+                "first event (UTC)": f"{first:%Y-%m-%d %H:%M:%S}",
+                "last event": f"{last:%H:%M:%S}",
+            }
+        )
+    note = "the first five are this machine, live; the others are shipped with streamlab"
+    title = "The lab: streams of Arrow segments on your disk"
+    table = stage.table(Table(title, pl.DataFrame(rows), note=note))
+    text = (
+        f"{recorder.samples:,} samples of this machine were recorded live while {loaded:,} rows of"
+        f" history were loaded in {took:.1f} seconds."
+    )
+    return Section("Record and load", text, [table])
+
+
+def _load(lab: Any, load: Load, recorder: Recorder) -> int:
+    import polars as pl
+
+    frame = pl.read_parquet(dataset(load.file))
+    stream = lab.create(load.stream, frame.clear(), time="ts", key=load.key, delay=load.delay)
+    with _progress(frame.height, " rows", load.stream) as bar:
+        for chunk in frame.iter_slices(CHUNK):
+            stream.append(chunk)
+            recorder.check()
+            bar.update(chunk.height)
+    return frame.height
+
+
+def _wait_for(recorder: Recorder, samples: int) -> None:
+    with _progress(samples, " samples", "recording") as bar:
+        while recorder.is_alive():
+            recorder.join(timeout=0.1)
+            bar.update(min(samples, recorder.samples) - bar.n)
+
+
+# ------------------------------------------------------------------------------ 2  windows
+
+
+def placed(rows: pl.LazyFrame, size: dt.timedelta, delay: dt.timedelta) -> pl.LazyFrame:
+    """Return the rows with their tumbling window, the watermark they meet, and whether late.
+
+    The rows must stand in the order of their offsets. The watermark a row meets is the greatest
+    event time of the rows *before* it, less the delay; the row is late if its window had closed.
+    """
+    import polars as pl
+
+    start = pl.col("ts").dt.truncate(size)
+    before = pl.col("ts").cum_max().shift(1)
+    return rows.with_columns(
+        window_start=start, window_end=start + size, stream_time=before, watermark=before - delay
+    ).with_columns(late=(pl.col("window_end") <= pl.col("watermark")).fill_null(value=False))
+
+
+def on_time(stage: Stage, stream: str) -> pl.LazyFrame:
+    import polars as pl
+
+    load = BY_STREAM[stream]
+    return placed(stage.lab[stream].scan(), load.window, load.delay).filter(~pl.col("late"))
+
+
+def ohlc(rows: pl.LazyFrame) -> pl.DataFrame:
+    """Return open, high, low, close, VWAP and volume of each symbol and window."""
+    import polars as pl
+
+    price, size = pl.col("price"), pl.col("size")
+    return (
+        rows.group_by("symbol", "window_start")
+        .agg(
+            open=price.first(),
+            high=price.max(),
+            low=price.min(),
+            close=price.last(),
+            vwap=(price * size).sum() / size.sum(),
+            volume=size.sum(),
+            trades=pl.len().cast(pl.Int64),
+        )
+        .sort("symbol", "window_start")
+        .collect()
+    )
+
+
+def find_crash(minutes: pl.DataFrame) -> Crash:
+    """Return the deepest fall from the highest price of the ten minutes before."""
+    import polars as pl
+
+    recent = pl.col("high").rolling_max(10, min_samples=1).over("symbol", order_by="window_start")
+    falls = minutes.with_columns(recent=recent).with_columns(
+        fall=1.0 - pl.col("low") / pl.col("recent")
+    )
+    worst = falls.sort("fall").row(-1, named=True)
+    own = minutes.filter(symbol=worst["symbol"]).sort("window_start")
+    low, high = worst["window_start"], worst["recent"]
+    before = own.filter((pl.col("window_start") <= low) & (pl.col("high") >= high))
+    half = (high + worst["low"]) / 2
+    after = own.filter((pl.col("window_start") > low) & (pl.col("vwap") >= half))
+    stop = (after if after.height else own)["window_start"][0 if after.height else -1] + MINUTE
+    return Crash(worst["symbol"], before["window_start"][-1], low, stop, worst["fall"])
+
+
+def windows(stage: Stage) -> Section:
+    """Ask for windows of every kind of stream, and count the rows that no window took."""
+    minutes = ohlc(on_time(stage, "trades"))
+    tables = [
+        _crash_table(minutes, find_crash(minutes)),
+        _orders_table(stage),
+        _host_table(stage),
+        _live_table(stage),
+        _late_table(stage),
+    ]
+    for table in tables:
+        stage.table(table)
+    text = (
+        "Tumbling windows over event time, by Polars over the log. A row that comes after its"
+        " window has closed is not forgotten: it is counted, and can be looked at."
+    )
+    return Section("Windows", text, tables)
+
+
+def _crash_table(minutes: pl.DataFrame, crash: Crash) -> Table:
+    import polars as pl
+
+    near = pl.col("window_start").is_between(crash.start - MINUTE, crash.stop + MINUTE)
+    shown = minutes.filter(near, symbol=crash.symbol).drop("symbol")
+    shown = shown.rename({"window_start": "minute (UTC)", "volume": "volume (shares)"})
+    title = f"{crash.symbol} around its crash: one-minute windows of trades, prices in dollars"
+    return Table(title, shown)
+
+
+def _orders_table(stage: Stage) -> Table:
+    import polars as pl
+
+    size = BY_STREAM["orders"].window
+    rows = on_time(stage, "orders").collect()
+    top = rows["country"].value_counts(sort=True)["country"].head(4).to_list()
+    counts = [(pl.col("country") == name).sum().cast(pl.Int64).alias(name) for name in top]
+    table = (
+        rows.group_by("window_start")
+        .agg(
+            *counts,
+            pl.len().cast(pl.Int64).alias("all countries"),
+            pl.col("amount").sum().cast(pl.Float64).alias("revenue (€)"),
+        )
+        .sort("window_start")
+    )
+    peak = table.sort("all countries").row(-1, named=True)["window_start"]
+    near = pl.col("window_start").is_between(peak - 3 * size, peak + 3 * size)
+    shown = table.filter(near).rename({"window_start": "from (UTC)"})
+    title = f"Orders in windows of 15 minutes around the busiest, {peak:%-d %B %Y}"
+    return Table(title, shown, decimals={"revenue (€)": 0})
+
+
+def _busy(rows: pl.LazyFrame, size: dt.timedelta) -> pl.DataFrame:
+    import polars as pl
+
+    return (
+        rows.group_by(window_start=pl.col("ts").dt.truncate(size))
+        .agg(samples=pl.col("ts").n_unique(), busy=pl.col("busy").mean(), most=pl.col("busy").max())
+        .sort("window_start")
+        .collect()
+    )
+
+
+def _busy_table(title: str, frame: pl.DataFrame) -> Table:
+    names = {
+        "window_start": "from (UTC)",
+        "busy": "CPU busy (%)",
+        "most": "busiest core in a sample (%)",
+    }
+    return Table(title, frame.rename(names), decimals=dict.fromkeys(names.values(), 1))
+
+
+def _host_table(stage: Stage) -> Table:
+    five = _busy(stage.lab["host_cpu"].scan(), BY_STREAM["host_cpu"].window)
+    busiest = five.top_k(5, by="busy").sort("window_start")
+    day = f"{five['window_start'][0]:%-d %B %Y}"
+    return _busy_table(f"A recorded machine, {day}: its five busiest windows of 5 minutes", busiest)
+
+
+def _live_table(stage: Stage) -> Table:
+    seconds = _busy(stage.lab["cpu"].scan(), dt.timedelta(seconds=1))
+    return _busy_table("This machine, just now: the last windows of one second", seconds.tail(5))
+
+
+def _late_table(stage: Stage) -> Table:
+    import polars as pl
+
+    late = pl.col("late")
+    behind = (pl.col("stream_time") - pl.col("ts")).dt.total_microseconds() / 1e6
+    rows = []
+    for name in LATE_STREAMS:
+        load = BY_STREAM[name]
+        marked = placed(stage.lab[name].scan(), load.window, load.delay)
+        counted = marked.select(
+            pl.lit(name).alias("stream"),
+            pl.lit(f"{load.window // MINUTE} min").alias("window"),
+            pl.lit(f"{load.delay.total_seconds():g} s").alias("delay"),
+            pl.len().cast(pl.Int64).alias("rows"),
+            (~late).sum().cast(pl.Int64).alias("accepted"),
+            late.sum().cast(pl.Int64).alias("late"),
+            (late.mean() * 100).alias("late (%)"),
+            behind.max().alias("furthest behind (s)"),
+        )
+        rows.append(counted.collect())
+    frame = pl.concat(rows)
+    same(frame["rows"], frame["accepted"] + frame["late"], "rows read and accepted + late")
+    note = (
+        "late: the window had ended when the greatest event time of the rows before, less the"
+        "\ndelay, had reached its end; rows = accepted + late"
+    )
+    title = "Rows that no window took"
+    return Table(title, frame, note=note, decimals={"late (%)": 3, "furthest behind (s)": 1})
+
+
+# ---------------------------------------------------------------------------- 3  look back
+
+
+def same(left: Any, right: Any, what: str, *, tolerance: float = 0.0) -> str:
+    """Return a line that says two answers are equal, having compared them.
+
+    Everything must be equal exactly; floats within ``tolerance``, relative.
+
+    Raises:
+        StreamlabError: they are not.
+    """
+    from polars.testing import assert_frame_equal
+
+    how: dict[str, Any] = {"check_exact": tolerance == 0.0, "rel_tol": tolerance, "abs_tol": 0.0}
+    left, right = (
+        side.to_frame("it") if hasattr(side, "to_frame") else side for side in (left, right)
+    )
+    try:
+        assert_frame_equal(left, right, **how)
+    except AssertionError as error:
+        msg = f"the demo compared {what}, and they differ: {error}"
+        raise sl.StreamlabError(msg, hint="please report this: it should be impossible") from error
+    return f"equal: {what} ({left.height:,} rows)"
+
+
+def look_back(stage: Stage) -> Section:
+    """Show the lab as it was, and take a stretch of history into a DuckDB file."""
+    table, as_of_check = _as_of(stage)
+    stage.table(table)
+    checks = [as_of_check, *_to_duckdb(stage)]
+    stage.show("".join(f"  {check}\n" for check in checks))
+    text = (
+        "The lab as it was at an earlier moment, whatever has come since; and a stretch of history"
+        " in DuckDB, where SQL gives the same rows and the same windows."
+    )
+    return Section("Look back", text, [table], checks=checks)
+
+
+def _as_of(stage: Stage) -> tuple[Table, str]:
+    import polars as pl
+
+    lab = stage.lab
+    appended = lab["cpu"].scan().select("_append_time").collect().to_series()
+    moment = appended[appended.len() // 2]
+    then = lab.as_of(moment)
+    rows, counted = [], []
+    for name in sl.host().schemas:
+        before, now = len(then[name]), len(lab[name])
+        rows.append({"stream": name, "rows then": before, "rows now": now, "since": now - before})
+        until = lab[name].scan().filter(pl.col("_append_time") <= moment)
+        counted.append(until.select(pl.len()).collect().item())
+    frame = pl.DataFrame(rows)
+    what = "the lab as of that moment, and its rows appended until then"
+    check = same(frame["rows then"], pl.Series("rows then", counted), what)
+    return Table(f"As of {moment:%H:%M:%S.%f} UTC, in the middle of the recording", frame), check
+
+
+WINDOWS_SQL = """
+with met as (
+  select *, epoch_us(ts) - epoch_us(ts) % $size as start_us,
+         max(epoch_us(ts)) over (order by _offset rows between unbounded preceding
+                                 and 1 preceding) - $delay as watermark_us
+  from trades
+)
+select symbol, start_us,
+       arg_min(price, _offset) as open, max(price) as high, min(price) as low,
+       arg_max(price, _offset) as close, sum(price * size) / sum(size) as vwap,
+       cast(sum(size) as bigint) as volume, count(*) as trades
+from met
+where coalesce(start_us + $size > watermark_us, true)
+group by symbol, start_us
+order by symbol, start_us
+"""
+
+
+def _to_duckdb(stage: Stage) -> list[str]:
+    """Write an hour around the crash to DuckDB; return what was compared."""
+    import duckdb
+    import polars as pl
+
+    crash = find_crash(ohlc(on_time(stage, "trades")))
+    stretch = stage.lab["trades"].between(crash.low - 30 * MINUTE, crash.low + 30 * MINUTE)
+    path = stage.folder / "history.duckdb"
+    added = stretch.to_duckdb(path, table="trades")
+    again = stretch.to_duckdb(path, table="trades")
+    load = BY_STREAM["trades"]
+    micros = {"size": load.window, "delay": load.delay}
+    with duckdb.connect(str(path), read_only=True) as connection:
+        connection.execute("set timezone = 'UTC'")
+        copied = connection.sql("from trades order by _offset").pl()
+        parameters = {name: value // dt.timedelta(microseconds=1) for name, value in micros.items()}
+        by_sql = connection.sql(WINDOWS_SQL, params=parameters).pl()
+    original = stretch.scan().collect()
+    in_time = placed(stretch.scan(), load.window, load.delay).filter(~pl.col("late"))
+    by_polars = ohlc(in_time).with_columns(start_us=pl.col("window_start").dt.epoch("us"))
+    by_polars = by_polars.select(by_sql.columns)
+    if (added, again) != (original.height, 0):
+        msg = f"to_duckdb added {added} rows, then {again}; wanted {original.height}, then 0"
+        raise sl.StreamlabError(msg)
+    exact = [name for name in by_sql.columns if name != "vwap"]
+    what = "windows by Polars over the log and by SQL in DuckDB"
+    return [
+        f"to_duckdb added {added:,} rows to {path.name}; called again it added {again}",
+        same(copied.select(original.columns), original, "the hour in DuckDB and in the log"),
+        same(by_sql.select(exact), by_polars.select(exact), f"{what}, counts and prices exactly"),
+        same(by_sql, by_polars, f"{what}, VWAP to 1e-9", tolerance=1e-9),
+    ]
+
+
+# ----------------------------------------------------------------------- 4  draw, 5  report
+
+
+def draw(stage: Stage) -> Section:
+    """Draw the four charts; the page shows them."""
+    import polars as pl
+
+    lab, folder = stage.lab, stage.folder
+    load = BY_STREAM["orders"]
+
+    trades = BY_STREAM["trades"]
+    marked = placed(lab["trades"].scan(), trades.window, trades.delay).collect()
+    minutes = ohlc(marked.lazy().filter(~pl.col("late")))
+    crash = find_crash(minutes)
+    begin, end = crash.start - 6 * MINUTE, crash.stop + 10 * MINUTE
+    own = marked.filter(pl.col("ts").is_between(begin, end, closed="left"), symbol=crash.symbol)
+    near = pl.col("window_start").is_between(begin, end, closed="left")
+    own_minutes = minutes.filter(near, symbol=crash.symbol)
+    live = lab["cpu"].to_polars()
+    orders = placed(lab["orders"].scan(), load.window, load.delay).collect()
+    figures = {
+        "crash": report.crash_chart(own, own_minutes, crash),
+        "lateness": report.lateness_chart(orders, size=load.window, delay=load.delay),
+        "host": report.host_chart(lab["host_cpu"].to_polars(), lab["host_memory"].to_polars()),
+        "live": report.live_chart(live, _busy(live.lazy(), dt.timedelta(seconds=1)), stage.rate),
+    }
+    for name, figure in figures.items():
+        path = report.save(figure, folder / f"{name}.png")
+        stage.show(f"  {path.name:<13} {figure.get_suptitle()}")
+    stage.show("")
+    charts = [(folder / f"{name}.png", figure.get_suptitle()) for name, figure in figures.items()]
+    return Section("Charts", "Red always means late.", charts=charts)
+
+
+STEPS: tuple[tuple[str, Callable[[Stage], Section]], ...] = (
+    ("Record this machine, load history", record_and_load),
+    ("Ask for windows", windows),
+    ("Look back", look_back),
+    ("Draw", draw),
+)
+
+
+def _write_report(folder: Path, sections: list[Section]) -> None:
+    lead = (
+        f"Written by streamlab demo on {dt.datetime.now(dt.UTC):%-d %B %Y at %H:%M} UTC."
+        " Everything on this page comes from the lab in the same folder."
+    )
+    page = report.page("What the streams said", lead, sections)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _contents(folder: Path) -> str:
+    """Return what the demo left behind, with sizes."""
+    lines = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name)):
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        name = path.name if path.is_file() else f"{path.name}/"
+        lines.append(f"  {name:<16} {size / 1e6:>7.2f} MB")
+    return "\n".join([f"  {folder}", "", *lines])
+
+
+def next_commands(folder: Path) -> str:
+    """Return three commands to try on the lab, with its path quoted for a shell."""
+    lab = shlex.quote(str(folder / "lab"))
+    query = "select symbol, count(*) as n from trades group by all order by n desc limit 5"
+    return "\n".join(
+        [
+            f"  streamlab ls {lab}",
+            f"  streamlab sql {lab} {shlex.quote(query)}",
+            f"  streamlab tail {lab} cpu",
+        ]
+    )

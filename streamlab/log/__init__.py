@@ -1,0 +1,11 @@
+"""The log: ordered, durable, replayable. The only code that touches a stream's bytes.
+
+Reading order: `format` (bytes), `segment` (a file), `manifest` (which files), `head` (how far),
+`recovery` (what is there after anything), `writer`, `reader`, `maintain`, and `log` over them all.
+"""
+
+from streamlab.log.log import Log
+from streamlab.log.reader import Moment
+from streamlab.log.writer import Policy, Rows
+
+__all__ = ["Log", "Moment", "Policy", "Rows"]

@@ -1,0 +1,140 @@
+"""The log of one stream: a writer, a reader, maintenance, and the news that something was appended.
+
+One `Log` serves all handles of a process on the same folder, so that a cell that opens a lab again
+does not meet its own lock. It knows Arrow batches, offsets and times; columns are the business of
+the layers above.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from streamlab.clock import NEVER, Clock
+from streamlab.errors import StreamLocked
+from streamlab.log import disk
+from streamlab.log.background import CHORES
+from streamlab.log.head import Head, HeadFile, boot_id
+from streamlab.log.maintain import Maintenance
+from streamlab.log.manifest import ACTIVE, Manifest, Segment, file_name, write_manifest
+from streamlab.log.reader import LogReader
+from streamlab.log.segment import Mark, SegmentWriter
+from streamlab.log.writer import LogWriter, Policy
+
+__all__ = ["Log"]
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
+"""How often a follower looks at the head of a log that another process writes, in seconds."""
+
+
+class Log:
+    """One stream's folder, open."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stream: str,
+        policy: Policy,
+        clock: Clock,
+        schema_of: Callable[[int], pa.Schema],
+        *,
+        retention: tuple[int | None, int | None] = (None, None),
+        verify: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.stream = stream
+        self.clock = clock
+        self.retention = retention
+        self.reader = LogReader(folder, stream, verify=verify)
+        self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
+        self.maintenance = Maintenance(
+            folder, compression=policy.compression, durable=policy.sync != "os"
+        )
+        self._news = threading.Condition()
+
+    @staticmethod
+    def create(folder: Path, stream: str, schema: pa.Schema, schema_id: int) -> None:
+        """Make the files of an empty log in a folder that exists."""
+        for name in ("locks", "pins"):
+            disk.make_dir(folder / name)
+        number = 1
+        file = SegmentWriter(
+            folder / file_name(0, number, sealed=False), schema, schema_id, Mark(0, 0, NEVER, 0)
+        )
+        try:
+            file.sync()
+        finally:
+            file.close()
+        first = Segment(file.path.name, file.segment, ACTIVE, 0, 0, schema_id)
+        write_manifest(folder / "manifest", Manifest(stream, 0, number + 1, 0, (first,)))
+        HeadFile.create(folder / "head", Head(2, 0, 0, NEVER, 0, boot_id(), number))
+        disk.sync_dir(folder)
+
+    # -- news --------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        with self._news:
+            self._news.notify_all()
+
+    def wait(self, serial: int, timeout: float | None) -> bool:
+        """Wait until something is published after the look with this ``serial``; whether it was.
+
+        A writer in this process wakes the waiter; for one in another process the head is looked
+        at, eagerly at first and every two milliseconds later.
+        """
+        started = time.monotonic()
+        pause = FIRST_PAUSE
+        while self.reader.head.serial() == serial:
+            waited = time.monotonic() - started
+            if timeout is not None and waited >= timeout:
+                return False
+            if timeout is not None:
+                pause = min(pause, timeout - waited)
+            with self._news:
+                self._news.wait(max(pause, 0.00005))
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE + waited / 50)
+        return True
+
+    # -- maintenance -------------------------------------------------------------------------
+
+    def _rolled(self) -> None:
+        CHORES.call(self._tidy)
+
+    def _tidy(self) -> None:
+        """Seal what was closed and apply retention, in the background."""
+        if self.writer.closed:
+            return
+        try:
+            self.maintenance.seal(0.0)
+            self.retain()
+        except StreamLocked:  # another process is at it
+            return
+        except FileNotFoundError:
+            if self.folder.exists():
+                raise
+
+    def retain(self) -> int:
+        """Apply retention; return the offset at which the stream begins now."""
+        age, size = self.retention
+        return self.maintenance.retain(self.clock.now(), age, size)
+
+    def seal(self) -> int:
+        """Close the growing file and seal all that is closed; return how many files that were."""
+        self.writer.roll()
+        return self.maintenance.seal()
+
+    def trim(self, before: int) -> int:
+        """Remove the rows below an offset; return the offset at which the stream begins now."""
+        with self.writer.held() as file:
+            end = file.mark.end
+            if before >= end:
+                self.writer.roll()
+        return self.maintenance.trim(min(before, end))
+
+    def close(self) -> None:
+        """Let go of the writer's lock; the log can be opened anew."""
+        self.writer.close()

@@ -1,0 +1,275 @@
+"""Reading a log: a moment of it, the chunks in a range, the offset of an instant.
+
+A `Moment` is what exists at one look: a manifest and an end. It is taken without a lock. Files are
+opened when they are come to; one that was sealed or removed meanwhile is looked up again by offset.
+
+Invariants: no row at or beyond the published end is ever returned; a sealed file is verified whole
+before anything of it is used, once in a process; the rows of a range come in the order of offsets
+without gap, or an error does.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from streamlab.clock import stream_times
+from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
+from streamlab.log.head import HeadFile, boot_id
+from streamlab.log.manifest import SEALED, Manifest, Segment, read_manifest
+from streamlab.log.pins import Pin
+from streamlab.log.recovery import Survey, load_manifest, survey, verify_sealed
+from streamlab.log.segment import Chunk, SegmentFile
+
+__all__ = ["LogReader", "Moment"]
+
+MAX_OPEN_FILES = 256
+_VERIFIED: set[tuple[int, int, int, int, int]] = set()
+"""Sealed files this process has verified: device, inode, size, time of change, checksum."""
+
+
+class Moment(NamedTuple):
+    """A log as it was at one look."""
+
+    manifest: Manifest
+    start: int
+    end: int
+    durable: int
+    stream_time: int
+    append_time: int
+
+    def segments(self, start: int, stop: int) -> list[Segment]:
+        """Return the segments that hold rows of [start, stop)."""
+        live = self.manifest.segments
+        first = bisect.bisect_right(live, start, key=lambda segment: segment.base) - 1
+        found = []
+        for segment in live[max(first, 0) :]:
+            if segment.base >= stop:
+                break
+            last = segment is live[-1]
+            if (self.end if last else segment.stop) > max(start, segment.base):
+                found.append(segment)
+        return found
+
+
+class LogReader:
+    """Reads one stream's log; shared by all handles of a process, safe between threads."""
+
+    def __init__(self, folder: Path, stream: str, *, verify: bool = True) -> None:
+        self.folder = folder
+        self.stream = stream
+        self.verify = verify
+        self.head = HeadFile(folder / "head")
+        self._lock = threading.RLock()
+        self._manifest: tuple[tuple[int, int], Manifest] | None = None
+        self._survey: tuple[tuple[int, ...], Survey] | None = None
+        self._files: collections.OrderedDict[int, SegmentFile] = collections.OrderedDict()
+
+    # -- moments -----------------------------------------------------------------------------
+
+    def moment(self) -> Moment:
+        """Look at the log: what is published now, in whichever process it was written."""
+        head = self.head.read()
+        if head is not None and head.boot == boot_id():
+            with contextlib.suppress(CorruptSegment):
+                manifest = self.manifest()
+                end = max(head.end, manifest.active.base)
+                start = min(manifest.start, end)
+                return Moment(
+                    manifest, start, end, head.durable, head.stream_time, head.append_time
+                )
+        return self._surveyed()
+
+    def manifest(self) -> Manifest:
+        """Return the manifest, read again only if it was replaced.
+
+        Raises:
+            StreamNotFound: the stream was dropped, and perhaps made anew.
+        """
+        path = self.folder / "manifest"
+        try:
+            stat = os.stat(path)  # noqa: PTH116
+        except FileNotFoundError:
+            if not self.folder.is_dir():
+                raise self._gone() from None
+            return load_manifest(self.folder, self.stream)
+        version = (stat.st_ino, stat.st_mtime_ns)
+        with self._lock:
+            if self._manifest is None or self._manifest[0] != version:
+                self._manifest = (version, read_manifest(path))
+            manifest = self._manifest[1]
+        if manifest.stream != self.stream:
+            raise self._gone()
+        return manifest
+
+    def _gone(self) -> StreamNotFound:
+        name = self.folder.name
+        return StreamNotFound(
+            f'stream "{name}" was dropped', hint=f'take it again with lab["{name}"] if it was made anew'
+        )
+
+    def _surveyed(self) -> Moment:
+        """Look at a log whose head cannot be trusted: after a reboot, or a flipped bit."""
+        state = []
+        for name in ("manifest", "head"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = os.stat(self.folder / name)  # noqa: PTH116
+                state += [stat.st_ino, stat.st_mtime_ns, stat.st_size]
+        for path in sorted(self.folder.glob("*.log")):
+            with contextlib.suppress(FileNotFoundError):
+                state += [path.stat().st_ino, path.stat().st_size]
+        with self._lock:
+            if self._survey is None or self._survey[0] != tuple(state):
+                if not self.folder.is_dir():
+                    raise self._gone()
+                self._survey = (tuple(state), survey(self.folder, self.stream))
+            found = self._survey[1]
+        mark, manifest = found.mark, found.manifest
+        return Moment(
+            manifest, min(manifest.start, mark.end), mark.end, min(found.durable, mark.end),
+            mark.stream_time, mark.append_time,
+        )  # fmt: skip
+
+    def pin(self, start: int, stop: int) -> Pin:
+        """Keep the rows in [start, stop) from being removed while the pin lives."""
+        return Pin(self.folder / "pins", start, stop)
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def chunks(self, moment: Moment, start: int, stop: int) -> Iterator[Chunk]:
+        """Yield the rows in [start, stop) as they lie in the files, in order.
+
+        Raises:
+            OffsetOutOfRange: some of them have been removed.
+            CorruptSegment: some of them are not what was written.
+        """
+        stop = min(stop, moment.end)
+        at = max(start, moment.start)
+        while at < stop:
+            segment = self._segment_at(moment, at)
+            limit = stop if segment is moment.manifest.active else min(stop, segment.stop)
+            try:
+                file = self.file(segment)
+            except FileNotFoundError:
+                segment = self._moved(at)
+                limit = min(stop, segment.stop) if segment.state == SEALED else stop
+                file = self.file(segment)
+            for chunk in file.chunks(at, limit):
+                assert chunk.base == at, (chunk.base, at)
+                yield chunk
+                at += chunk.batch.num_rows
+
+    def _segment_at(self, moment: Moment, offset: int) -> Segment:
+        found = moment.segments(offset, offset + 1)
+        if not found:
+            raise self._removed(offset)
+        return found[0]
+
+    def _moved(self, offset: int) -> Segment:
+        """Find the file that holds an offset now, the one that held it being gone."""
+        manifest = self.manifest()
+        for segment in manifest.segments[:-1] + manifest.retired:
+            if segment.base <= offset < segment.stop:
+                return segment
+        if offset >= manifest.active.base:
+            return manifest.active
+        raise self._removed(offset)
+
+    def _removed(self, offset: int) -> OffsetOutOfRange:
+        manifest = self.manifest()
+        return OffsetOutOfRange(
+            f'offset {offset} of stream "{self.folder.name}" has been removed; '
+            f"it begins at {manifest.start} now",
+            asked=offset,
+            available=range(manifest.start, self.moment().end),
+        )
+
+    def file(self, segment: Segment) -> SegmentFile:
+        """Return a segment's file, verified if it is sealed; the last ones used are kept open.
+
+        Raises:
+            FileNotFoundError: it was sealed or removed since the moment was taken.
+        """
+        with self._lock:
+            file = self._files.get(segment.id)
+            if file is not None and file.path.name == segment.file:
+                self._files.move_to_end(segment.id)
+                return file
+        path = self.folder / segment.file
+        if segment.state == SEALED:
+            file = self._open_sealed(path, segment)
+        else:
+            file = SegmentFile(path, segment.id)
+        with self._lock:
+            self._files[segment.id] = file
+            while len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)
+        return file
+
+    def _open_sealed(self, path: Path, segment: Segment) -> SegmentFile:
+        stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+        known = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, segment.checksum)
+        if known in _VERIFIED or not self.verify:
+            return SegmentFile(path, segment.id, checked=True)
+        file = verify_sealed(path, segment)
+        _VERIFIED.add(known)
+        return file
+
+    # -- places ------------------------------------------------------------------------------
+
+    def find_appended(self, moment: Moment, time: int) -> int:
+        """Return the first offset whose append time is at or after ``time``."""
+        return self._find(moment, time, "append_time", None)
+
+    def find_event(self, moment: Moment, time: int, column: str) -> int:
+        """Return the first offset whose stream time is at or after ``time``."""
+        return self._find(moment, time, "after", column)
+
+    def _find(self, moment: Moment, time: int, field: str, column: str | None) -> int:
+        segments = moment.manifest.segments
+        name = "append_max" if field == "append_time" else "after"
+        index = bisect.bisect_left(segments[:-1], time, key=lambda s: getattr(s, name))
+        while index < len(segments):
+            segment = segments[index]
+            last = index == len(segments) - 1
+            stop = moment.end if last else segment.stop
+            file = self._file_of(segment)
+            file.reach(stop)
+            runs = file.runs
+            at = int(np.searchsorted(runs[field], time, "left"))
+            if at < len(runs) and int(runs["base"][at]) < stop:
+                base = int(runs["base"][at])
+                if column is not None:
+                    run_stop = int(runs["base"][at + 1]) if at + 1 < len(runs) else stop
+                    before = int(runs["before"][at])
+                    base = self._within(file, base, min(run_stop, stop), before, column, time)
+                return min(max(base, moment.start), moment.end)
+            index += 1
+        return moment.end
+
+    def _file_of(self, segment: Segment) -> SegmentFile:
+        try:
+            return self.file(segment)
+        except FileNotFoundError:
+            return self.file(self._moved(segment.base))
+
+    @staticmethod
+    def _within(file: SegmentFile, base: int, stop: int, before: int, column: str, time: int) -> int:
+        """Find a stream time inside one run: the running maximum over its event times."""
+        from streamlab.schema import event_times
+
+        for chunk in file.chunks(base, stop):
+            times = stream_times(before, event_times(chunk.batch.column(column)))
+            at = int(np.searchsorted(times, time, "left"))
+            if at < len(times):
+                return chunk.base + at
+            before = int(times[-1]) if len(times) else before
+        return stop

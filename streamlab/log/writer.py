@@ -1,0 +1,751 @@
+"""The one writer of a stream: append, publish, sync, roll, recover.
+
+Order of an append: take the process lock if it is not held, recover if somebody else may have
+written, write one frame in one call, make it durable if the policy says so (appends that come
+together share one sync), publish it in the head, return.
+
+Invariants: what is published never changes; a failed append leaves the end where it was; after a
+failed sync nothing is written until the log is opened anew, because the page cache then lies; a
+forked child holds nothing of its parent's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from streamlab.clock import FOREVER, NEVER, Clock
+from streamlab.errors import (
+    CorruptSegment,
+    LabClosed,
+    ReadOnly,
+    StreamlabError,
+    StreamLocked,
+    WriterPoisoned,
+)
+from streamlab.log import disk
+from streamlab.log.background import TIMERS
+from streamlab.log.format import Kind, checksum, serialize
+from streamlab.log.head import Head, HeadFile, boot_id
+from streamlab.log.lock import FileLock
+from streamlab.log.manifest import (
+    ACTIVE,
+    CLOSED,
+    FILE_NAME,
+    SEALED,
+    Manifest,
+    Segment,
+    file_name,
+    read_manifest,
+    write_manifest,
+)
+from streamlab.log.recovery import Survey, survey
+from streamlab.log.segment import Mark, SegmentFile, SegmentWriter
+
+__all__ = ["LogWriter", "Policy", "Rows"]
+
+logger = logging.getLogger("streamlab")
+
+IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a log writes."""
+
+    sync: str | int = "always"  # "always", "os", or an interval in microseconds
+    segment_bytes: int = 64 << 20
+    compression: str | None = None
+    partitions: int = 1
+
+
+class Rows(NamedTuple):
+    """What one append brings: a batch of the stream's physical schema, and its event times.
+
+    ``batch`` may be a function of the offset that the first row gets.
+    """
+
+    batch: pa.RecordBatch | Callable[[int], pa.RecordBatch]
+    schema_id: int
+    events: tuple[int, int] | None  # smallest and greatest; None: append time is event time
+
+    def at(self, base: int) -> pa.RecordBatch:
+        return self.batch(base) if callable(self.batch) else self.batch
+
+
+class LogWriter:
+    """Writes one stream; shared by all handles of a process, safe between threads."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stream: str,
+        policy: Policy,
+        clock: Clock,
+        schema_of: Callable[[int], pa.Schema],
+        on_roll: Callable[[], None],
+        on_publish: Callable[[], None],
+    ) -> None:
+        self.folder = folder
+        self.stream = stream
+        self.policy = policy
+        self.clock = clock
+        self.schema_of = schema_of
+        self.on_roll = on_roll
+        self.on_publish = on_publish
+        self.name = folder.name
+        self._new_handles()
+        _WRITERS.add(self)
+
+    def _new_handles(self) -> None:
+        self.head = HeadFile(self.folder / "head")
+        self.lock = FileLock(self.folder / "locks" / "writer", f'the writer\'s lock of "{self.name}"')
+        self.manifest_lock = FileLock(self.folder / "locks" / "manifest", f'the manifest of "{self.name}"')
+        self.mutex = threading.RLock()
+        self._synced = threading.Condition(threading.Lock())
+        self._syncing = False
+        self.file: SegmentWriter | None = None
+        self.number = 0
+        self.durable = 0
+        self.poison: BaseException | None = None
+        self.closed = False
+        self._written = self._safe = 0  # serial numbers of frames: written, and known durable
+        self._holders = 0
+        self._used = 0.0
+        self._timed = self._interval_timed = False
+        self._left: tuple[int, SegmentWriter] | None = None  # head serial, file
+        self._partition_rows: list[int] = []
+
+    # -- holding -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self, timeout: float | None = 10.0) -> Iterator[SegmentWriter]:
+        """Hold the stream for writing: the thread's turn, the process lock, a recovered file.
+
+        Raises:
+            StreamLocked: another process writes, and goes on for longer than ``timeout``.
+            WriterPoisoned: a sync failed since the log was opened.
+            CorruptSegment: what is there cannot be gone on from.
+        """
+        started = time.monotonic()
+        if not self.mutex.acquire(timeout=-1 if timeout is None else timeout):
+            raise StreamLocked(
+                f'the writer\'s lock of "{self.name}" is held by another thread', holder={"pid": os.getpid()}
+            )
+        try:
+            self._check()
+            if self.file is None:
+                left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
+                self._open(left)
+            assert self.file is not None
+            yield self.file
+            self._used = time.monotonic()
+            if not self._timed:
+                self._timed = True
+                TIMERS.call(self._idle, IDLE_SECONDS)
+        finally:
+            self.mutex.release()
+
+    def keep(self) -> None:
+        """Keep the lock until `let_go`, however idle: a Writer or Job is open."""
+        with self.mutex:
+            self._holders += 1
+
+    def let_go(self) -> None:
+        """Undo one `keep`."""
+        with self.mutex:
+            self._holders = max(0, self._holders - 1)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise LabClosed(f'the lab of stream "{self.name}" is closed', hint="open it again with sl.open")
+        if self.poison is not None:
+            raise WriterPoisoned(
+                f'stream "{self.name}" takes no more rows: a sync failed ({self.poison}), and what of '
+                "the last appends is on disk is unknown",
+                hint="close the lab and open it again; it is then read back from disk",
+            ) from self.poison
+
+    def _open(self, timeout: float | None) -> None:
+        self.lock.acquire(timeout)
+        try:
+            if not self._resume():
+                found = survey(self.folder, self.stream)
+                self._apply(found)
+        except BaseException:
+            self.file = None
+            self.lock.release()
+            raise
+
+    def _resume(self) -> bool:
+        """Go on where this process let go, if nobody has written since."""
+        if self._left is None:
+            return False
+        serial, file = self._left
+        self._left = None
+        manifest = read_manifest(self.folder / "manifest")
+        if manifest.active.id != file.segment or self.head.serial() != serial:
+            return False
+        file.fd = disk.open_append(file.path)
+        self.file = file
+        return True
+
+    def _apply(self, found: Survey) -> None:
+        """Do what recovery found, then publish the end it found."""
+        self.durable = found.durable
+        self._keep_rebuilt(found.manifest)
+        last = found.manifest.active
+        path = self.folder / last.file
+        if found.lost or (last.state == SEALED and not last.synced):
+            path = self._cut_copy(found)
+        if found.closed and found.mark.position == 0:
+            self._start_after(found.manifest)
+        else:
+            file = SegmentFile(path, last.id)
+            for _ in file.walk():
+                pass
+            if found.torn:
+                self._cut_tail(path, found)
+            self.file = SegmentWriter.resume(file)
+            self.number = self._manifest().active.number
+            self._count_partitions(file)
+            if self.policy.sync != "os":  # a dead writer may have left what it never synced
+                self.file.sync()
+                self.durable = max(self.durable, file.mark.end)
+            if file.closed:
+                self._roll(self.file.schema_id)
+        self._remove_leftovers()
+        self._publish()
+
+    def _keep_rebuilt(self, manifest: Manifest) -> None:
+        """Write a manifest that had to be put together again."""
+        try:
+            self._manifest()
+        except (FileNotFoundError, CorruptSegment):
+            self._update(lambda _: manifest)
+
+    def _cut_tail(self, path: Path, found: Survey) -> None:
+        fd = disk.open_append(path)
+        try:
+            disk.truncate(fd, found.mark.position)
+        finally:
+            os.close(fd)
+        logger.warning(
+            "%s: an unfinished write of %d bytes was cut off; the stream ends at offset %d",
+            path, found.torn, found.mark.end,
+        )  # fmt: skip
+
+    def _cut_copy(self, found: Survey) -> Path:
+        """Go on in a copy of the sound frames; what a power cut left beyond is set aside."""
+        last = found.manifest.active
+        data = disk.map_file(self.folder / last.file)[: found.mark.position]
+        number = found.manifest.next_file
+        path = self.folder / file_name(last.base, number, sealed=False)
+        fd = disk.create(path)
+        try:
+            disk.write(fd, [data], 0)
+            disk.sync(fd)
+        finally:
+            os.close(fd)
+        disk.sync_dir(self.folder)
+        kept = last._replace(file=path.name, state=ACTIVE, stop=last.base, synced=False)
+        manifest = found.manifest._replace(
+            segments=(*found.manifest.segments[:-1], kept), next_file=number + 1
+        )
+        self._update(lambda _: manifest)
+        for segment in (last, *found.lost):
+            with contextlib.suppress(FileNotFoundError):
+                disk.rename(self.folder / segment.file, self.folder / f"{segment.file}.lost")
+        logger.warning(
+            "%s: a power cut lost rows that were never synced; the stream ends at offset %d, and "
+            "%d files with what remains are kept as *.lost",
+            self.folder, found.mark.end, 1 + len(found.lost),
+        )  # fmt: skip
+        return path
+
+    def _start_after(self, manifest: Manifest) -> None:
+        """Begin a file after a stream that ends with a sealed one."""
+        last = manifest.active
+        mark = Mark(0, last.stop, last.after, last.append_max)
+        file, number = self._create(last.schema, mark, manifest.next_file)
+        segments = (*manifest.segments, _active(file, number))
+        self._update(lambda _: manifest._replace(segments=segments, next_file=number + 1))
+        self.file, self.number = file, number
+
+    def _count_partitions(self, file: SegmentFile) -> None:
+        self._partition_rows = [0] * self.policy.partitions
+        if self.policy.partitions > 1:
+            for chunk in file.chunks(file.base, file.mark.end):
+                count_partitions(chunk.batch, self._partition_rows)
+
+    def _remove_leftovers(self) -> None:
+        """Remove files of a roll or a big append that a crash cut short.
+
+        They were never listed nor published: recovery has just found all that was.
+        """
+        known = self._manifest()
+        listed = {segment.file for segment in known.segments + known.retired}
+        for path in self.folder.iterdir():
+            name = FILE_NAME.fullmatch(path.name)
+            if name and path.name not in listed and int(name[2]) >= known.next_file:
+                with contextlib.suppress(OSError):
+                    disk.unlink(path)
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def append(self, rows: Rows, timeout: float | None = 10.0) -> range:
+        """Append one batch and return its offsets; durable and visible as the policy says."""
+        with self.held(timeout) as file:
+            base = file.mark.end
+            batch = rows.at(base)
+            message = serialize(batch, self.policy.compression)
+            file = self._ready(file, rows.schema_id)
+            append_time = self.append_time()
+            low, high = rows.events or (append_time, append_time)
+            self._put(
+                Kind.ROWS, after=max(file.mark.stream_time, high), append_time=append_time,
+                rows=batch.num_rows, events=(low, high), message=message,
+            )  # fmt: skip
+            if self.policy.partitions > 1:
+                count_partitions(batch, self._partition_rows)
+            serial = self._after_write()
+        self._commit(serial)
+        return range(base, base + batch.num_rows)
+
+    def _ready(self, file: SegmentWriter, schema_id: int) -> SegmentWriter:
+        """Return a file that takes the next frame: not full, not ended, of the right schema."""
+        if file.mark.stream_time == FOREVER:
+            raise ReadOnly(
+                f'stream "{self.name}" was ended by advance("end") and takes no more rows',
+                hint="append to a new stream",
+            )
+        full = file.mark.position > self.policy.segment_bytes
+        if full or file.last_kind == Kind.LAST or schema_id != file.schema_id:
+            return self._roll(schema_id)
+        return file
+
+    def append_time(self) -> int:
+        """Return the append time of a frame that is written now."""
+        assert self.file is not None
+        return max(self.file.mark.append_time + 1, self.clock.now())
+
+    def heartbeat(self, stream_time: int, timeout: float | None = 10.0) -> None:
+        """Move stream time forward; one that is not ahead changes nothing."""
+        with self.held(timeout) as file:
+            if stream_time <= file.mark.stream_time:
+                return
+            self._ready(file, file.schema_id)
+            self._put(Kind.HEARTBEAT, after=stream_time, append_time=self.append_time())
+            serial = self._after_write()
+        self._commit(serial)
+
+    def _put(self, kind: Kind, **content: object) -> None:
+        assert self.file is not None
+        try:
+            self.file.put(kind, **content)  # type: ignore[arg-type]
+        except BaseException as error:
+            if self.file.broken:
+                self._poison(error)
+            raise
+
+    def _after_write(self) -> int:
+        self._written += 1
+        if self.policy.sync != "always":
+            self._publish()
+            if self.policy.sync != "os" and not self._interval_timed:
+                self._interval_timed = True
+                TIMERS.call(self._on_interval, int(self.policy.sync) / 1e6)
+        return self._written
+
+    def _commit(self, serial: int) -> None:
+        """Return when the frame with this serial is as durable as the policy promises."""
+        if self.policy.sync == "always":
+            self._sync_up_to(serial)
+
+    def _sync_up_to(self, serial: int) -> None:
+        """Return when the frame with this serial is durable.
+
+        One thread syncs for all that have written by then; the others wait for it.
+        """
+        while True:
+            with self._synced:
+                while self._syncing and self._safe < serial:
+                    self._synced.wait()
+                if self._safe >= serial:
+                    return
+                self._syncing = True
+            try:
+                with self.mutex:
+                    self._check()
+                    if self.file is None:
+                        raise StreamlabError(f'stream "{self.name}" was closed during an append')
+                    file, target, mark = self.file, self._written, self.file.mark
+                    fd = os.dup(file.fd)
+                try:
+                    disk.sync(fd)
+                except OSError as error:
+                    self._poison(error)
+                    self._check()
+                finally:
+                    os.close(fd)
+                with self.mutex:
+                    if self._safe < target and self.file is file:
+                        file.synced = max(file.synced, mark.position)
+                        self._settle(target, mark)
+            finally:
+                with self._synced:
+                    self._syncing = False
+                    self._synced.notify_all()
+
+    def _settle(self, serial: int, mark: Mark) -> None:
+        """Note that all frames up to ``serial`` are durable, and publish them."""
+        self.durable = max(self.durable, mark.end)
+        self._publish(mark if self.policy.sync == "always" else None)
+        self._safe = max(self._safe, serial)
+
+    def _publish(self, mark: Mark | None = None) -> None:
+        assert self.file is not None
+        mark = mark or self.file.mark
+        self.head.publish(self._head(mark))
+        self.on_publish()
+
+    def _head(self, mark: Mark) -> Head:
+        number = self.number & 0xFFFFFFFF
+        return Head(0, mark.end, self.durable, mark.stream_time, mark.append_time, boot_id(), number)
+
+    def _poison(self, error: BaseException) -> None:
+        self.poison = error
+
+    def flush(self, timeout: float | None = 10.0) -> None:
+        """Make all rows durable: the growing file, and sealed ones that were left to the system."""
+        with self.held(timeout) as file:
+            serial = self._written
+            manifest = self._manifest()
+            unsynced = [s for s in manifest.segments[:-1] if not s.synced]
+            try:
+                for segment in unsynced:
+                    fd = disk.open_append(self.folder / segment.file)
+                    try:
+                        disk.sync(fd)
+                    finally:
+                        os.close(fd)
+                if file.synced < file.mark.position:
+                    file.sync()
+            except OSError as error:
+                self._poison(error)
+                self._check()
+            if unsynced:
+                done = {segment.id for segment in unsynced}
+                self._update(
+                    lambda m: m._replace(
+                        segments=tuple(
+                            s._replace(synced=True) if s.id in done else s for s in m.segments
+                        )
+                    )
+                )
+            self._settle(serial, file.mark)
+
+    # -- files -------------------------------------------------------------------------------
+
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.folder / "manifest")
+
+    def _update(self, change: Callable[[Manifest], Manifest]) -> Manifest:
+        return update_manifest(self.folder, self.manifest_lock, change)
+
+    def _create(self, schema_id: int, mark: Mark, number: int) -> tuple[SegmentWriter, int]:
+        """Create the next growing file, durable in name and beginning."""
+        while True:
+            path = self.folder / file_name(mark.end, number, sealed=False)
+            try:
+                file = SegmentWriter(path, self.schema_of(schema_id), schema_id, mark)
+                break
+            except FileExistsError:  # left by a crash: names are never used twice
+                number += 1
+        try:
+            file.sync()
+            disk.sync_dir(self.folder)
+        except BaseException:
+            file.abandon()
+            raise
+        self._partition_rows = [0] * self.policy.partitions
+        return file, number
+
+    def roll(self, timeout: float | None = 10.0) -> None:
+        """Close the growing file, if there is anything in it, and begin the next."""
+        with self.held(timeout) as file:
+            if not file.empty:
+                self._roll(file.schema_id)
+
+    def _roll(self, schema_id: int) -> SegmentWriter:
+        old = self.file
+        assert old is not None
+        entry = self._end(old)
+        file, number = self._create(schema_id, old.mark, self._manifest().next_file)
+        self._change_over(old, [] if entry is None else [entry], file, number)
+        return file
+
+    def _end(self, old: SegmentWriter) -> Segment | None:
+        """Write the last frame of the growing file and describe it; None if it holds nothing."""
+        if old.empty:
+            return None
+        try:
+            if old.last_kind != Kind.LAST:
+                old.end()
+            if self.policy.sync != "os":
+                old.sync()
+        except OSError as error:
+            self._poison(error)
+            self._check()
+        counts = tuple(self._partition_rows) if self.policy.partitions > 1 else None
+        return _describe(old, CLOSED, self.number, counts)
+
+    def _change_over(
+        self, old: SegmentWriter, new: list[Segment], file: SegmentWriter, number: int
+    ) -> None:
+        """List the new segments and the new growing file instead of the old one."""
+        entry = _active(file, number)
+        try:
+            self._update(
+                lambda m: m._replace(
+                    segments=(*m.segments[:-1], *new, entry), next_file=number + 1
+                )
+            )
+        except BaseException as error:
+            if all(segment.id != file.segment for segment in self._manifest().segments):
+                file.abandon()
+                raise
+            self._poison(error)  # it is listed, but perhaps not durably
+            raise
+        self.file, self.number = file, number
+        if self.policy.sync == "os":
+            self._publish()
+        else:
+            self._settle(self._written, file.mark)
+        old.close()
+        if old.empty:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(old.path)
+        self.on_roll()
+
+    def append_many(self, batches: Iterator[Rows], timeout: float | None = 10.0) -> range:
+        """Append what is too big for one frame: sealed files, which appear all at once."""
+        with self.held(timeout) as old:
+            append_time = self.append_time()
+            manifest = self._manifest()
+            sink = _SealedFiles(self, old.mark, manifest.next_file, append_time)
+            try:
+                for rows in batches:
+                    sink.add(rows)
+                sink.finish()
+                ended = self._end(old)
+                entries = ([] if ended is None else [ended]) + sink.entries
+                schema_id = sink.schema_id or old.schema_id
+                file, number = self._create(schema_id, sink.mark, sink.number)
+            except BaseException:
+                sink.abandon()
+                raise
+            base = old.mark.end
+            self._written += 1
+            self._change_over(old, entries, file, number)
+            return range(base, sink.mark.end)
+
+    # -- letting go --------------------------------------------------------------------------
+
+    def _on_interval(self) -> None:
+        self._interval_timed = False
+        if self.file is not None and not self.poison:
+            self._sync_up_to(self._written)
+
+    def _idle(self) -> None:
+        with self.mutex:
+            self._timed = False
+            if self.file is None:
+                return
+            left = self._used + IDLE_SECONDS - time.monotonic()
+            if self._holders or left > 0:
+                self._timed = True
+                TIMERS.call(self._idle, max(left, IDLE_SECONDS / 4))
+                return
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leave a mark that vouches for all before it, and give the lock back."""
+        file = self.file
+        if file is None:
+            return
+        try:
+            if not self.poison:
+                if self.policy.sync != "os" and self._safe < self._written:
+                    file.sync()
+                    self._settle(self._written, file.mark)
+                self._write_mark(file)
+                serial = self.head.serial()
+                self._left = (serial, file)
+        except OSError as error:
+            self._poison(error)
+        finally:
+            file.close()
+            self.head.close()
+            self.file = None
+            self.lock.release()
+
+    def _write_mark(self, file: SegmentWriter) -> None:
+        durable = self._safe >= self._written and file.synced >= file.mark.position
+        with contextlib.suppress(OSError):
+            if durable and file.last_kind in (Kind.ROWS, Kind.HEARTBEAT):
+                _, _, stream_time, append_time = file.mark
+                file.put(Kind.MARK, after=stream_time, append_time=append_time)
+                file.sync()
+            if self.policy.sync == "os" or durable:
+                self.head.settle(self._head(file.mark))
+
+    def close(self) -> None:
+        """Let go for good; the log can be opened anew."""
+        with self.mutex:
+            self._leave()
+            self.closed = True
+
+
+class _SealedFiles:
+    """Writes the files of one big append; nothing refers to them until all are there."""
+
+    def __init__(self, writer: LogWriter, mark: Mark, number: int, append_time: int) -> None:
+        self.writer = writer
+        self.mark = mark
+        self.number = number
+        self.append_time = append_time
+        self.schema_id: int | None = None
+        self.entries: list[Segment] = []
+        self.file: SegmentWriter | None = None
+        self.counts: list[int] = []
+
+    def add(self, rows: Rows) -> None:
+        policy = self.writer.policy
+        if self.file is not None and self.file.mark.position > policy.segment_bytes:
+            self.finish()
+        if self.file is None:
+            self._begin(rows.schema_id)
+        assert self.file is not None
+        low, high = rows.events or (self.append_time, self.append_time)
+        batch = rows.at(self.file.mark.end)
+        self.file.put(
+            Kind.ROWS, after=max(self.file.mark.stream_time, high), append_time=self.append_time,
+            rows=batch.num_rows, events=(low, high), message=serialize(batch, policy.compression),
+        )  # fmt: skip
+        if policy.partitions > 1:
+            count_partitions(batch, self.counts)
+
+    def _begin(self, schema_id: int) -> None:
+        self.schema_id = schema_id
+        schema = self.writer.schema_of(schema_id)
+        while self.file is None:
+            path = self.writer.folder / file_name(self.mark.end, self.number, sealed=True)
+            with contextlib.suppress(FileExistsError):
+                self.file = SegmentWriter(path, schema, schema_id, self.mark)
+            self.number += 1
+        self.counts = [0] * self.writer.policy.partitions
+
+    def finish(self) -> None:
+        """Seal the file at hand."""
+        file, self.file = self.file, None
+        if file is None:
+            return
+        try:
+            file.end()
+            file.seal()
+            disk.sync(file.fd)
+            file.close()
+            disk.sync_dir(self.writer.folder)
+        except BaseException:
+            file.abandon()
+            raise
+        counts = tuple(self.counts) if self.writer.policy.partitions > 1 else None
+        self.entries.append(_describe(file, SEALED, self.number - 1, counts)._replace(synced=True))
+        self.mark = file.mark
+
+    def abandon(self) -> None:
+        if self.file is not None:
+            self.file.abandon()
+        for entry in self.entries:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(self.writer.folder / entry.file)
+
+
+def _active(file: SegmentWriter, number: int) -> Segment:
+    end = file.mark.end
+    assert file.path.name == file_name(end, number, sealed=False)
+    return Segment(
+        file.path.name, file.segment, ACTIVE, end, end, file.schema_id,
+        append_min=file.mark.append_time, append_max=file.mark.append_time,
+        before=file.mark.stream_time, after=file.mark.stream_time,
+    )  # fmt: skip
+
+
+def _describe(
+    file: SegmentWriter, state: str, number: int, counts: tuple[int, ...] | None
+) -> Segment:
+    size, whole = file.mark.position, 0
+    if state == SEALED:
+        data = disk.map_file(file.path)
+        size, whole = len(data), checksum(data)
+    assert file.path.name == file_name(file.base, number, sealed=state == SEALED)
+    return Segment(
+        file.path.name, file.segment, state, file.base, file.mark.end, file.schema_id,
+        bytes=size, checksum=whole, synced=file.synced >= file.mark.position,
+        append_min=file.append_min if file.append_min != FOREVER else NEVER,
+        append_max=file.mark.append_time, before=file.before, after=file.mark.stream_time,
+        event_min=file.event_min, event_max=file.event_max, partitions=counts,
+    )  # fmt: skip
+
+
+def count_partitions(batch: pa.RecordBatch, counts: list[int]) -> None:
+    """Add the rows of each partition to ``counts``."""
+    found = batch.column("_partition").value_counts()
+    for value, count in zip(found.field("values"), found.field("counts"), strict=True):
+        counts[value.as_py()] += count.as_py()
+
+
+def update_manifest(
+    folder: Path, lock: FileLock, change: Callable[[Manifest], Manifest]
+) -> Manifest:
+    """Replace the manifest by a changed one, nobody else changing it meanwhile."""
+    with lock(30.0):
+        try:
+            before: Manifest | None = read_manifest(folder / "manifest")
+        except (FileNotFoundError, StreamlabError):
+            before = None  # lost: the change brings one that was put together again
+        after = change(before)  # type: ignore[arg-type]
+        generation = (before.generation if before else after.generation) + 1
+        after = after._replace(generation=generation)
+        write_manifest(folder / "manifest", after)
+        return after
+
+
+_WRITERS: weakref.WeakSet[LogWriter] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: forget the parent's descriptors and locks without touching them."""
+    for writer in list(_WRITERS):
+        closed = writer.closed
+        if writer.file is not None and writer.file.fd >= 0:
+            os.close(writer.file.fd)
+        writer.lock.release()
+        writer.manifest_lock.release()
+        writer.head.close()
+        writer._new_handles()  # noqa: SLF001
+        writer.closed = closed
+
+
+os.register_at_fork(after_in_child=_after_fork)
