@@ -97,18 +97,23 @@ def run(
     Raises:
         StreamlabError: two answers that must be equal are not, or the recording failed.
         FileNotFoundError: a shipped dataset is missing.
+        ValueError: the recording would be too short to show anything.
     """
+    if seconds < 1 or seconds * rate < 5:
+        msg = f"the recording needs a second and five samples; got {seconds:g} s at {rate:g} Hz"
+        raise ValueError(msg)
     began = time.monotonic()
     folder = new_folder(folder or Path("streamlab-demo"))
     show(f"The streamlab demo, into {folder}\n")
     sections = []
     with sl.open(folder / "lab") as lab:
+        stage = Stage(lab, folder, seconds, rate, show)
         for number, (headline, step) in enumerate(STEPS, 1):
             show(f"{number}  {headline}\n")
-            section = step(Stage(lab, folder, seconds, rate, show))
-            sections.append(section)
+            sections.append(step(stage))
     show(f"{len(STEPS) + 1}  One page of all of it\n")
-    _write_report(folder, sections)
+    recorded, *answers, charts = sections
+    _write_report(folder, [charts, *answers, recorded])
     show(_contents(folder))
     show(f"\nDone in {time.monotonic() - began:.0f} s. Three commands to try next:\n")
     show(next_commands(folder))
@@ -210,33 +215,36 @@ def record_and_load(stage: Stage) -> Section:
             f"\n  on the disk before the next; meanwhile this machine is recorded at {stage.rate:g} Hz\n"
         )
         _wait_for(recorder, int(stage.seconds * stage.rate))
-    rows = []
-    for name in (*recorder.source.schemas, *BY_STREAM):
-        stream = lab[name]
-        scan = stream.scan().select(
-            appends=pl.col("_append_time").n_unique(),
-            first=pl.col("ts").min(),
-            last=pl.col("ts").max(),
-        )
-        appends, first, last = scan.collect().row(0)
-        rows.append(
-            {
-                "stream": name,
-                "key": stream.key if isinstance(stream.key, str) else ", ".join(stream.key or ()),
-                "rows": len(stream),
-                "appends": appends,
-                "first event (UTC)": f"{first:%Y-%m-%d %H:%M:%S}",
-                "last event": f"{last:%H:%M:%S}",
-            }
-        )
+    names = [*recorder.source.schemas, *BY_STREAM]
+    frame = pl.DataFrame([_describe(lab[name]) for name in names])
     note = "the first five are this machine, live; the others are shipped with streamlab"
-    title = "The lab: streams of Arrow segments on your disk"
-    table = stage.table(Table(title, pl.DataFrame(rows), note=note))
+    table = stage.table(Table("The lab: streams of Arrow segments on your disk", frame, note=note))
     text = (
         f"{recorder.samples:,} samples of this machine were recorded live while {loaded:,} rows of"
         f" history were loaded in {took:.1f} seconds."
     )
     return Section("Record and load", text, [table])
+
+
+def _describe(stream: Any) -> dict[str, Any]:
+    import polars as pl
+
+    ts = pl.col("ts")
+    asked = stream.scan().select(
+        appends=pl.col("_append_time").n_unique(),
+        first=ts.min().dt.to_string("%Y-%m-%d %H:%M:%S"),
+        last=ts.max().dt.to_string("%H:%M:%S"),
+    )
+    appends, first, last = asked.collect().row(0)
+    key = stream.key if isinstance(stream.key, str) else ", ".join(stream.key or ())
+    return {
+        "stream": stream.name,
+        "key": key or None,
+        "rows": len(stream),
+        "appends": appends,
+        "first event (UTC)": first,
+        "last event": last,
+    }
 
 
 def _load(lab: Any, load: Load, recorder: Recorder) -> int:
@@ -278,6 +286,7 @@ def placed(rows: pl.LazyFrame, size: dt.timedelta, delay: dt.timedelta) -> pl.La
 
 
 def on_time(stage: Stage, stream: str) -> pl.LazyFrame:
+    """Return the rows of a history stream that are not late for its demo's window."""
     import polars as pl
 
     load = BY_STREAM[stream]
@@ -410,28 +419,32 @@ def _live_table(stage: Stage) -> Table:
 def _late_table(stage: Stage) -> Table:
     import polars as pl
 
-    late = pl.col("late")
     behind = (pl.col("stream_time") - pl.col("ts")).dt.total_microseconds() / 1e6
     rows = []
     for name in LATE_STREAMS:
-        load = BY_STREAM[name]
-        marked = placed(stage.lab[name].scan(), load.window, load.delay)
-        counted = marked.select(
-            pl.lit(name).alias("stream"),
-            pl.lit(f"{load.window // MINUTE} min").alias("window"),
-            pl.lit(f"{load.delay.total_seconds():g} s").alias("delay"),
-            pl.len().cast(pl.Int64).alias("rows"),
-            (~late).sum().cast(pl.Int64).alias("accepted"),
-            late.sum().cast(pl.Int64).alias("late"),
-            (late.mean() * 100).alias("late (%)"),
-            behind.max().alias("furthest behind (s)"),
+        load, stream = BY_STREAM[name], stage.lab[name]
+        marked = placed(stream.scan(), load.window, load.delay)
+        counted = marked.select(late=pl.col("late").sum(), behind=behind.max()).collect()
+        late, furthest = counted.row(0)
+        taken = on_time(stage, name).group_by("window_start").len().collect()["len"].sum()
+        rows.append(
+            {
+                "stream": name,
+                "window": f"{load.window // MINUTE} min",
+                "delay": f"{load.delay.total_seconds():g} s",
+                "rows": len(stream),
+                "in windows": taken,
+                "late": late,
+                "late (%)": 100 * late / len(stream),
+                "furthest behind (s)": furthest,
+            }
         )
-        rows.append(counted.collect())
-    frame = pl.concat(rows)
-    same(frame["rows"], frame["accepted"] + frame["late"], "rows read and accepted + late")
+    frame = pl.DataFrame(rows)
+    both = frame.select(rows=pl.col("in windows") + pl.col("late"))
+    same(frame.select("rows"), both, "rows read, and rows in windows + late")
     note = (
         "late: the window had ended when the greatest event time of the rows before, less the"
-        "\ndelay, had reached its end; rows = accepted + late"
+        "\ndelay, had reached its end; rows = in windows + late"
     )
     title = "Rows that no window took"
     return Table(title, frame, note=note, decimals={"late (%)": 3, "furthest behind (s)": 1})
@@ -440,7 +453,14 @@ def _late_table(stage: Stage) -> Table:
 # ---------------------------------------------------------------------------- 3  look back
 
 
-def same(left: Any, right: Any, what: str, *, tolerance: float = 0.0) -> str:
+def same(
+    left: pl.DataFrame,
+    right: pl.DataFrame,
+    what: str,
+    *,
+    tolerance: float = 0.0,
+    unit: str = "rows",
+) -> str:
     """Return a line that says two answers are equal, having compared them.
 
     Everything must be equal exactly; floats within ``tolerance``, relative.
@@ -450,16 +470,13 @@ def same(left: Any, right: Any, what: str, *, tolerance: float = 0.0) -> str:
     """
     from polars.testing import assert_frame_equal
 
-    how: dict[str, Any] = {"check_exact": tolerance == 0.0, "rel_tol": tolerance, "abs_tol": 0.0}
-    left, right = (
-        side.to_frame("it") if hasattr(side, "to_frame") else side for side in (left, right)
-    )
+    exact = tolerance == 0.0
     try:
-        assert_frame_equal(left, right, **how)
+        assert_frame_equal(left, right, check_exact=exact, rel_tol=tolerance, abs_tol=0.0)
     except AssertionError as error:
         msg = f"the demo compared {what}, and they differ: {error}"
         raise sl.StreamlabError(msg, hint="please report this: it should be impossible") from error
-    return f"equal: {what} ({left.height:,} rows)"
+    return f"equal: {what} ({left.height:,} {unit})"
 
 
 def look_back(stage: Stage) -> Section:
@@ -490,7 +507,9 @@ def _as_of(stage: Stage) -> tuple[Table, str]:
         counted.append(until.select(pl.len()).collect().item())
     frame = pl.DataFrame(rows)
     what = "the lab as of that moment, and its rows appended until then"
-    check = same(frame["rows then"], pl.Series("rows then", counted), what)
+    check = same(
+        frame.select("rows then"), pl.DataFrame({"rows then": counted}), what, unit="streams"
+    )
     return Table(f"As of {moment:%H:%M:%S.%f} UTC, in the middle of the recording", frame), check
 
 
@@ -554,10 +573,8 @@ def draw(stage: Stage) -> Section:
     import polars as pl
 
     lab, folder = stage.lab, stage.folder
-    load = BY_STREAM["orders"]
-
-    trades = BY_STREAM["trades"]
-    marked = placed(lab["trades"].scan(), trades.window, trades.delay).collect()
+    load = BY_STREAM["trades"]
+    marked = placed(lab["trades"].scan(), load.window, load.delay).collect()
     minutes = ohlc(marked.lazy().filter(~pl.col("late")))
     crash = find_crash(minutes)
     begin, end = crash.start - 6 * MINUTE, crash.stop + 10 * MINUTE
@@ -565,6 +582,7 @@ def draw(stage: Stage) -> Section:
     near = pl.col("window_start").is_between(begin, end, closed="left")
     own_minutes = minutes.filter(near, symbol=crash.symbol)
     live = lab["cpu"].to_polars()
+    load = BY_STREAM["orders"]
     orders = placed(lab["orders"].scan(), load.window, load.delay).collect()
     figures = {
         "crash": report.crash_chart(own, own_minutes, crash),

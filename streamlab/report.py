@@ -451,13 +451,19 @@ def _window_to_show(orders: pl.DataFrame, late: pl.DataFrame, delay: dt.timedelt
     """Return the end of a window with many late rows, in a stretch with few enough to see each."""
     import polars as pl
 
-    best, most = None, -1.0
-    for end, missed in late["window_end"].value_counts().rows():
-        near = pl.col("stream_time").is_between(end - 1.5 * delay, end + 3 * delay)
-        score = missed**2 / max(1.0, orders.filter(near).height / 150)
-        if score > most:
-            best, most = end, score
-    return best
+    def score(end: Any) -> float:
+        near = _round(orders, end, delay)
+        missed = near.filter("late", pl.col("ts").is_between(end - 4 * delay, end))
+        return missed.height**2 / max(near.height, 150)
+
+    return max(late["window_end"].unique().sort(), key=score)
+
+
+def _round(orders: pl.DataFrame, end: Any, delay: dt.timedelta) -> pl.DataFrame:
+    """Return the orders that arrived around the end of a window."""
+    import polars as pl
+
+    return orders.filter(pl.col("stream_time").is_between(end - 1.5 * delay, end + 3 * delay))
 
 
 def _stairs(
@@ -467,7 +473,7 @@ def _stairs(
     import polars as pl
 
     end = _window_to_show(orders, late, delay)
-    near = orders.filter(pl.col("stream_time").is_between(end - 1.5 * delay, end + 3 * delay))
+    near = _round(orders, end, delay)
     missed, place = near.filter("late"), near["place"]
     first, last = _low(place), _high(place)
     closed = _low(near.filter(pl.col("watermark") >= end)["place"])

@@ -23,13 +23,14 @@ import functools
 import itertools
 import re
 import zoneinfo
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import types
 
 from streamlab.errors import SchemaMismatch
 
@@ -148,7 +149,7 @@ def _check_names(names: list[str], path: str = "") -> None:
 def _stored(kind: pa.DataType, path: str) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType):
         return _stored(kind.storage_type, path)
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return _stored(kind.value_type, path)
     for refuses, why, hint in _REFUSED:
         if refuses(kind):
@@ -158,9 +159,9 @@ def _stored(kind: pa.DataType, path: str) -> pa.DataType:
             return pa.timestamp(kind.unit, "UTC")
         case "list":
             item = _stored(kind.value_type, f"{path}[]")
-            if pa.types.is_fixed_size_list(kind):
+            if types.is_fixed_size_list(kind):
                 return pa.list_(item, kind.list_size)
-            large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+            large = types.is_large_list(kind) or types.is_large_list_view(kind)
             return pa.large_list(item) if large else pa.list_(item)
         case "struct":
             _check_names([field.name for field in kind], f"{path}.")
@@ -182,28 +183,16 @@ def _is_zone(name: str | None) -> bool:
 
 
 _REFUSED: tuple[tuple[Callable[[pa.DataType], bool], str, str], ...] = (
-    (pa.types.is_null, "all its values are null", "give it a type, such as pl.Float64"),
-    (pa.types.is_float16, "DuckDB cannot read it", "use float32"),
-    (pa.types.is_decimal256, "Polars and DuckDB hold 38 digits", "use decimal128"),
-    (
-        lambda t: pa.types.is_decimal(t) and t.scale < 0,
-        "Polars knows no negative scale",
-        "use scale 0",
-    ),
-    (pa.types.is_interval, "months have no fixed length", "use a duration"),
-    (
-        pa.types.is_union,
-        "Polars cannot read it",
-        "use a struct with a nullable field for each case",
-    ),
-    (lambda t: pa.types.is_struct(t) and not t.num_fields, "it has no fields", "give it one"),
-    (
-        lambda t: pa.types.is_fixed_size_list(t) and not t.list_size,
-        "Polars cannot read it",
-        "use list",
-    ),
+    (types.is_null, "all its values are null", "give it a type, such as pl.Float64"),
+    (types.is_float16, "DuckDB cannot read it", "use float32"),
+    (types.is_decimal256, "Polars and DuckDB hold 38 digits", "use decimal128"),
+    (lambda t: types.is_decimal(t) and t.scale < 0, "Polars cannot read it", "use scale 0"),
+    (types.is_interval, "months have no fixed length", "use a duration"),
+    (types.is_union, "Polars cannot read it", "use a struct with a field for each case"),
+    (lambda t: t == pa.struct([]), "it has no fields", "give it one"),
+    (lambda t: getattr(t, "list_size", 1) == 0, "Polars cannot read it", "use list"),
     (lambda t: t == pa.binary(0), "Polars cannot read it", "use binary"),
-    (lambda t: pa.types.is_timestamp(t) and not _is_zone(t.tz), "the zone is unknown", 'use "UTC"'),
+    (lambda t: not _is_zone(getattr(t, "tz", None)), "its zone is unknown", 'use "UTC"'),
     (lambda t: t.id not in _FAMILY, "streamlab does not know it", "cast it"),
 )
 
@@ -244,8 +233,8 @@ def batches(data: Any) -> pa.RecordBatchReader:
         raise SchemaMismatch(f"a {type(data).__name__} is not rows: {error}") from None
     names = reader.schema.names
     if b"pandas" in (reader.schema.metadata or {}):  # an index without a name is no column
-        names = ["" if re.fullmatch(r"__index_level_\d+__", name) else name for name in names]
-    places = [place for place, name in enumerate(names) if name]
+        names = [None if re.fullmatch(r"__index_level_\d+__", name) else name for name in names]
+    places = [place for place, name in enumerate(names) if name is not None]
     schema = pa.schema([reader.schema.field(place) for place in places])
     return pa.RecordBatchReader.from_batches(schema, _validated(reader, places))
 
@@ -254,8 +243,7 @@ def _reader(data: Any) -> pa.RecordBatchReader:
     if hasattr(data, "__arrow_c_stream__"):
         return pa.RecordBatchReader.from_stream(data)
     if hasattr(data, "__arrow_c_array__"):
-        batch = pa.record_batch(data)
-        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+        return pa.table(data).to_reader()
     if hasattr(data, "scanner"):  # a pyarrow dataset
         return data.scanner().to_reader()
     if hasattr(data, "to_reader"):  # a pyarrow scanner
@@ -291,7 +279,6 @@ def _check_objects(data: Any) -> None:
 
 
 _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("null", (type(None),)),
     ("bool", (bool, np.bool_)),
     ("timedelta64", (np.timedelta64,)),  # NumPy calls it an integer
     ("int", (int, np.integer)),
@@ -300,21 +287,24 @@ _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("bytes", (bytes, bytearray, memoryview)),
     ("datetime", (dt.datetime,)),
     ("date", (dt.date,)),
+    ("timedelta", (dt.timedelta,)),
     ("Decimal", (decimal.Decimal,)),
     ("dict", (dict,)),
     ("list", (list, tuple, np.ndarray)),
 )
+_NULLS = {"NoneType", "NAType", "NaTType"}  # the last two are what pandas has
 _FOREIGN = {"Object", "Int128", "UInt128"}  # Polars' own: Arrow would see bytes, or nothing
 _PYTHON_ERRORS = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
-@functools.cache
-def _kind(python_type: Hashable) -> str:
-    assert isinstance(python_type, type)
-    name = python_type.__name__
-    if name in {"NAType", "NaTType"}:  # pandas' nulls
-        return "null"
-    return next((kind for kind, types in _KINDS if issubclass(python_type, types)), name)
+def _kinds(values: Iterable[Any]) -> dict[Any, str]:
+    """The types of the values, each with what Arrow would take it for."""
+    kinds = {}
+    for python_type in set(map(type, values)):
+        name = python_type.__name__
+        known = (kind for kind, classes in _KINDS if issubclass(python_type, classes))
+        kinds[python_type] = name if name in _NULLS else next(known, name)
+    return kinds
 
 
 def _is_array(value: Any) -> bool:
@@ -368,18 +358,19 @@ def _array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
 
 
 def _python_array(name: str, values: list[Any]) -> pa.Array:
-    types = set(map(type, values))
-    if any(_kind(kind) == "null" for kind in types - {type(None)}):
-        values = [None if _kind(type(value)) == "null" else value for value in values]
-    kinds = _check_kinds(name, values)
+    kinds = _kinds(values)
+    if _NULLS & {*kinds.values()} - {"NoneType"}:
+        values = [None if kinds[type(value)] in _NULLS else value for value in values]
+    _check_kinds(name, values)
     try:
         array = pa.array(values)
-        if any(hasattr(kind, "nanosecond") for kind in types) and any(
-            getattr(value, "nanosecond", 0) for value in values
-        ):  # pandas.Timestamp: Arrow would cut it to microseconds
-            return pa.array(values, pa.timestamp("ns", array.type.tz))
+        if any(map(_nanoseconds, values if hasattr(array.type, "unit") else ())):
+            zone = getattr(array.type, "tz", None)
+            fine = pa.timestamp("ns", zone) if types.is_timestamp(array.type) else pa.duration("ns")
+            return pa.array(values, fine)
     except _PYTHON_ERRORS as error:
-        if kinds == {"int"} and all(0 <= v < 1 << 64 for v in values if v is not None):
+        present = [value for value in values if value is not None]
+        if {*_kinds(present).values()} == {"int"} and 0 <= min(present) <= max(present) < 1 << 64:
             return pa.array(values, pa.uint64())
         row = _first_failing(values, pa.array)
         what = "" if row is None else f"row {row} is {_shown(values[row])}: "
@@ -387,28 +378,32 @@ def _python_array(name: str, values: list[Any]) -> pa.Array:
     return array
 
 
-def _check_kinds(path: str, values: list[Any]) -> set[str]:
+def _nanoseconds(value: Any) -> int:
+    """What pandas' instants and durations count below the microsecond, where Arrow would cut."""
+    return getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
+
+
+def _check_kinds(path: str, values: list[Any]) -> None:
     """Refuse a mixture that Arrow would silently make one of: True as 1.0, a datetime as a date."""
-    kinds = {_kind(kind) for kind in set(map(type, values))} - {"null"}
-    if len(kinds) > 1 and kinds not in ({"int", "float"}, {"int", "Decimal"}):
-        raise _mixed(path, values, [_kind(type(value)) for value in values])
-    if kinds == {"datetime"} and len({v.tzinfo is None for v in values if v is not None}) > 1:
-        clocks = ["null" if v is None else "aware" if v.tzinfo else "naive" for v in values]
-        raise _mixed(path, values, clocks)
-    if kinds == {"dict"}:
-        dicts = [value for value in values if isinstance(value, dict)]
-        for key in dict.fromkeys(itertools.chain.from_iterable(dicts)):
-            _check_kinds(f"{path}.{key}", [value.get(key) for value in dicts])
-    if kinds == {"list"}:
-        lists = [value for value in values if _kind(type(value)) == "list"]
-        _check_kinds(f"{path}[]", list(itertools.chain.from_iterable(lists)))
-    return kinds
-
-
-def _mixed(path: str, values: list[Any], kinds: list[str]) -> SchemaMismatch:
-    first = next(kind for kind in kinds if kind != "null")
-    row = next(i for i, kind in enumerate(kinds) if kind not in {"null", first})
-    return _mismatch(path, kinds[row], first, f"row {row} is {_shown(values[row])}", row=row)
+    kinds = _kinds(values)
+    named = {*kinds.values()} - _NULLS
+    if named == {"datetime"}:
+        labels = ["aware" if getattr(v, "tzinfo", None) else "naive" for v in values]
+    elif len(named) > 1 and named not in ({"int", "float"}, {"int", "Decimal"}):
+        labels = [kinds[type(value)] for value in values]
+    else:
+        labels = []
+    rows = [row for row in range(len(labels)) if values[row] is not None]
+    for row in rows:
+        if labels[row] != labels[rows[0]]:
+            why = f"row {row} is {_shown(values[row])}"
+            raise _mismatch(path, labels[row], labels[rows[0]], why, row=row)
+    present = [value for value in values if value is not None]
+    if named == {"dict"}:
+        for key in dict.fromkeys(itertools.chain.from_iterable(present)):
+            _check_kinds(f"{path}.{key}", [value.get(key) for value in present])
+    if named == {"list"}:
+        _check_kinds(f"{path}[]", list(itertools.chain.from_iterable(present)))
 
 
 def conform(data: pa.Table | pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -498,12 +493,12 @@ def _cast(array: pa.Array, want: pa.DataType, path: str) -> pa.Array:
         return array
     if isinstance(got, pa.BaseExtensionType):
         return _cast(array.storage, want, path)
-    if pa.types.is_null(got):
+    if types.is_null(got):
         return pa.nulls(len(array), want)
-    if pa.types.is_dictionary(got):
+    if types.is_dictionary(got):
         values = _cast(array.dictionary, _stored(got.value_type, path), path)
         return _cast(values.take(array.indices), want, path)
-    if pa.types.is_run_end_encoded(got):
+    if types.is_run_end_encoded(got):
         values = _cast(array.values, _stored(got.value_type, path), path)
         rows = np.arange(array.offset, array.offset + len(array))
         runs = np.searchsorted(array.run_ends.to_numpy(), rows, side="right")
@@ -511,7 +506,7 @@ def _cast(array: pa.Array, want: pa.DataType, path: str) -> pa.Array:
     family, target = _FAMILY.get(got.id), _FAMILY[want.id]
     to_naive = family == target == "timestamp" and got.tz and not want.tz
     if family is None or target not in _CASTS[family] or to_naive:
-        raise _mismatch(path, got, want, hint=_conversion(got, path))
+        raise _mismatch(path, got, want, hint=_hint(got, path))
     match target:
         case "list":
             return _cast_list(array, want, path)
@@ -524,10 +519,10 @@ def _cast(array: pa.Array, want: pa.DataType, path: str) -> pa.Array:
 
 def _cast_flat(array: pa.Array, want: pa.DataType) -> pa.Array:
     array = array.cast(_LARGE.get(array.type, array.type))  # views overflow unnoticed else
-    if pa.types.is_integer(array.type) and pa.types.is_decimal(want):
+    if types.is_integer(array.type) and types.is_decimal(want):
         array = array.cast(pa.decimal256(76, 0))
     result = array.cast(want)
-    if pa.types.is_float64(array.type) and pa.types.is_float32(want):
+    if types.is_float64(array.type) and types.is_float32(want):
         wide = array.to_numpy(zero_copy_only=False)  # a null reads as NaN
         back = result.to_numpy(zero_copy_only=False)
         if not np.array_equal(wide, back, equal_nan=True):
@@ -538,7 +533,7 @@ def _cast_flat(array: pa.Array, want: pa.DataType) -> pa.Array:
 def _cast_list(array: pa.Array, want: pa.DataType, path: str) -> pa.Array:
     values = _cast(array.flatten(), want.value_type, f"{path}[]")
     starts, mask = _starts(array), array.is_null() if array.null_count else None
-    if pa.types.is_large_list(want):
+    if types.is_large_list(want):
         return pa.LargeListArray.from_arrays(starts, values, type=want, mask=mask)
     lists = pa.ListArray.from_arrays(starts.cast(pa.int32()), values, mask=mask)
     return lists.cast(want)
@@ -599,7 +594,7 @@ def _evolved(field: pa.Field, old: pa.Schema, new: pa.Schema, *, is_key: bool) -
         raise _mismatch(name, field.type, wanted.type, hint="a type can only be widened")
     if field.nullable and not wanted.nullable:
         raise _mismatch(name, field.type, wanted.type, "not null, but nulls may be there already")
-    if is_key and pa.types.is_integer(field.type) and not pa.types.is_integer(wanted.type):
+    if is_key and types.is_integer(field.type) and not types.is_integer(wanted.type):
         raise _mismatch(name, field.type, wanted.type, "keys would change their partition")
     return wanted
 
@@ -651,8 +646,8 @@ def check_time_column(schema: pa.Schema, name: str) -> None:
         hint = f"the columns are {', '.join(near)}"
         raise SchemaMismatch(f'no column "{name}" to be the event time', hint=hint, column=name)
     kind = schema.field(name).type
-    if not (pa.types.is_timestamp(kind) or pa.types.is_date32(kind)):
-        hint = _conversion(kind, name)
+    if not (types.is_timestamp(kind) or types.is_date32(kind)):
+        hint = _hint(kind, name)
         want = pa.timestamp("us", "UTC")
         raise _mismatch(name, kind, want, "an event time is a timestamp or a date", hint)
 
@@ -667,7 +662,7 @@ def event_times(column: pa.Array, name: str = "time") -> npt.NDArray[np.int64]:
     check_time_column(pa.schema([(name, kind)]), name)
     if column.null_count:
         raise _null(column, pa.field(name, kind), "a row without a time has no place")
-    fine = pa.types.is_timestamp(kind) and kind.unit == "ns"
+    fine = types.is_timestamp(kind) and kind.unit == "ns"
     micros = column if fine else _exact(column, pa.field(name, pa.timestamp("us", "UTC")))
     counts: npt.NDArray[np.int64] = micros.view(pa.int64()).to_numpy()
     return np.floor_divide(counts, 1_000) if fine else counts
@@ -692,7 +687,7 @@ def describe_type(kind: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _conversion(kind: pa.DataType, path: str) -> str:
+def _hint(kind: pa.DataType, path: str) -> str:
     hint = _CONVERSIONS.get(_FAMILY.get(kind.id, ""), 'convert it: pl.col("{0}").cast(...)')
     return hint.format(re.split(r"\.|\[", path)[0])
 

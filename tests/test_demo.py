@@ -134,7 +134,7 @@ def test_the_demo_compares(shown):
     assert len(re.findall(r"^  equal: ", text, re.MULTILINE)) == 4
     added = re.search(r"to_duckdb added ([\d,]+) rows .* it added 0", text)
     with duckdb.connect(str(folder / "history.duckdb"), read_only=True) as connection:
-        rows = connection.sql("select count(*) from trades").fetchone()[0]
+        rows = connection.sql("select count(*) from trades").fetchall()[0][0]
     assert f"{rows:,}" == added[1]
 
 

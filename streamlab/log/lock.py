@@ -78,6 +78,22 @@ class FileLock:
             os.pwrite(fd, json.dumps(who).ljust(200).encode(), 0)
         return fd
 
+    def taken(self) -> bool:
+        """Whether any process, this one included, holds the lock now."""
+        if self.held:
+            return True
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     def release(self) -> None:
         """Give the lock back; in a forked child, only forget it."""
         if self._fd is not None:

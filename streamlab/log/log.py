@@ -27,6 +27,9 @@ from streamlab.log.writer import LogWriter, Policy
 
 __all__ = ["Log"]
 
+IN_FLIGHT_US = 100_000
+"""How long at most it takes from taking an append time to having written the frame."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 """How often a follower looks at the head of a log that another process writes, in seconds."""
 
@@ -44,12 +47,13 @@ class Log:
         *,
         retention: tuple[int | None, int | None] = (None, None),
         verify: bool = True,
+        pins: bool = True,
     ) -> None:
         self.folder = folder
         self.stream = stream
         self.clock = clock
         self.retention = retention
-        self.reader = LogReader(folder, stream, verify=verify)
+        self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
         self.maintenance = Maintenance(
             folder, compression=policy.compression, durable=policy.sync != "os"
@@ -98,6 +102,16 @@ class Log:
                 self._news.wait(max(pause, 0.00005))
             pause = min(LONGEST_PAUSE, FIRST_PAUSE + waited / 50)
         return True
+
+    def busy(self, instant: int) -> bool:
+        """Whether an append that got its time at or before ``instant`` may still be unpublished.
+
+        An append is written within moments of its time being taken, and from then on its frame can
+        be seen in the growing file, published or not.
+        """
+        if self.clock.now() - instant < IN_FLIGHT_US and self.writer.lock.taken():
+            return True
+        return self.reader.unpublished(instant)
 
     # -- maintenance -------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from streamlab.clock import stream_times
 from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
+from streamlab.log.format import Kind
 from streamlab.log.head import HeadFile, boot_id
 from streamlab.log.manifest import SEALED, Manifest, Segment, read_manifest
 from streamlab.log.pins import Pin
@@ -63,10 +64,13 @@ class Moment(NamedTuple):
 class LogReader:
     """Reads one stream's log; shared by all handles of a process, safe between threads."""
 
-    def __init__(self, folder: Path, stream: str, *, verify: bool = True) -> None:
+    def __init__(
+        self, folder: Path, stream: str, *, verify: bool = True, pins: bool = True
+    ) -> None:
         self.folder = folder
         self.stream = stream
         self.verify = verify
+        self.pins = pins
         self.head = HeadFile(folder / "head")
         self._lock = threading.RLock()
         self._manifest: tuple[tuple[int, int], Manifest] | None = None
@@ -138,9 +142,22 @@ class LogReader:
             mark.stream_time, mark.append_time,
         )  # fmt: skip
 
-    def pin(self, start: int, stop: int) -> Pin:
+    def pin(self, start: int, stop: int) -> Pin | None:
         """Keep the rows in [start, stop) from being removed while the pin lives."""
-        return Pin(self.folder / "pins", start, stop)
+        return Pin(self.folder / "pins", start, stop) if self.pins else None
+
+    def unpublished(self, instant: int) -> bool:
+        """Whether a frame with an append time at or before ``instant`` waits to be published."""
+        moment = self.moment()
+        active = moment.manifest.active
+        try:
+            file = SegmentFile(self.folder / active.file, active.id)
+        except FileNotFoundError:
+            return False
+        return any(
+            frame.kind == Kind.ROWS and frame.base >= moment.end and frame.append_time <= instant
+            for frame in file.walk()
+        )
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -218,9 +235,11 @@ class LogReader:
         stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
         known = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, segment.checksum)
         if known in _VERIFIED or not self.verify:
-            return SegmentFile(path, segment.id, checked=True)
-        file = verify_sealed(path, segment)
-        _VERIFIED.add(known)
+            file = SegmentFile(path, segment.id, checked=True)
+        else:
+            file = verify_sealed(path, segment)
+            _VERIFIED.add(known)
+        file.reach(segment.stop)
         return file
 
     # -- places ------------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""Following a stream: its history, then what comes, without a seam.
+
+A follower holds nothing but an offset. It reads up to the end that is published, waits for the head
+to move, and reads on: history and tail are the same rows read by the same code, so nothing is missed
+or doubled between them, whichever process writes, rolls, seals or trims meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from streamlab.duration import parse_instant
+from streamlab.errors import InvalidTime, OffsetOutOfRange
+from streamlab.log.log import LONGEST_PAUSE
+from streamlab.scan import Scan
+
+__all__ = ["Follower"]
+
+
+class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
+    """An iterator, sync or async, over record batches: what there is, then what comes.
+
+    It ends after ``timeout`` seconds without a new row, or after ``rows`` rows, or at the end of a
+    view; otherwise it goes on for ever. ``position`` is the offset it will read next.
+    """
+
+    def __init__(self, scan: Scan, start: Any, timeout: float | None, rows: int | None) -> None:
+        if rows is not None and rows < 0:
+            raise ValueError(f"rows is a count; got {rows!r}")
+        self._scan = scan
+        self._timeout = timeout
+        self._left = rows
+        self._ready: Iterator[pa.RecordBatch] = iter(())
+        snapshot = scan.fix(pin=False)
+        self.position = self._first(start, snapshot.start, snapshot.stop)
+
+    def __repr__(self) -> str:
+        return f"<Follower of {self._scan.info().name!r} at offset {self.position}>"
+
+    def _first(self, start: Any, earliest: int, end: int) -> int:
+        if isinstance(start, bool):
+            raise InvalidTime(f"start {start!r} is not a place")
+        if start == "earliest":
+            return earliest
+        if start == "end":
+            return end
+        if isinstance(start, int):
+            if not earliest <= start <= end:
+                raise OffsetOutOfRange(
+                    f"offset {start} is not in stream {self._scan.info().name!r}, which holds "
+                    f"[{earliest}, {end})",
+                    asked=start, available=range(earliest, end),
+                )  # fmt: skip
+            return start
+        reader, moment = self._scan.log.reader, self._scan.log.reader.moment()
+        micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
+        column = self._scan.info().time
+        found = (
+            reader.find_appended(moment, micros)
+            if column is None
+            else reader.find_event(moment, micros, column)
+        )
+        return max(found, earliest)
+
+    def __iter__(self) -> Follower:
+        return self
+
+    def __aiter__(self) -> Follower:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        started = time.monotonic()
+        while True:
+            serial = self._scan.log.reader.head.serial()
+            batch = self._read()
+            if batch is not None:
+                return batch
+            left = self._waiting_time(started)
+            if left is not None and left <= 0:
+                raise StopIteration
+            self._scan.log.wait(serial, left)
+
+    async def __anext__(self) -> pa.RecordBatch:
+        started = time.monotonic()
+        while True:
+            serial = self._scan.log.reader.head.serial()
+            batch = self._read()
+            if batch is not None:
+                return batch
+            left = self._waiting_time(started)
+            if left is not None and left <= 0:
+                raise StopAsyncIteration
+            while self._scan.log.reader.head.serial() == serial:
+                left = self._waiting_time(started)
+                if left is not None and left <= 0:
+                    break
+                await asyncio.sleep(LONGEST_PAUSE / 2 if left is None else min(left, LONGEST_PAUSE / 2))
+
+    def _waiting_time(self, started: float) -> float | None:
+        """Return how long to wait for more at most; 0 when nothing more can come."""
+        bounded = self._scan.stop is not None and self.position >= self._scan.stop
+        if self._left == 0 or self._scan.fixed is not None or bounded:
+            return 0.0
+        if self._timeout is None:
+            return None
+        return max(0.0, started + self._timeout - time.monotonic())
+
+    def _read(self) -> pa.RecordBatch | None:
+        """Return the next rows that are there, None if there are none now."""
+        if self._left == 0:
+            return None
+        batch = next(self._ready, None)
+        if batch is None:
+            rest = replace(self._scan, start=max(self._scan.start, self.position))
+            snapshot = rest.fix(pin=False)
+            if snapshot.start > self.position:
+                raise OffsetOutOfRange(
+                    f"offset {self.position} of stream {snapshot.info.name!r} was removed before it "
+                    f"was read; it begins at {snapshot.start} now",
+                    asked=self.position, available=range(snapshot.start, snapshot.stop),
+                )  # fmt: skip
+            if snapshot.stop <= self.position:
+                return None
+            self._ready = iter(snapshot.batches())
+            batch = next(self._ready, None)
+            if batch is None:  # rows there were, and no event time of theirs is in the view
+                self.position = snapshot.stop
+                return None
+        if self._left is not None:
+            batch = batch.slice(0, self._left)
+            self._left -= batch.num_rows
+        if batch.num_rows:
+            self.position = batch.column("_offset")[-1].as_py() + 1
+        return batch if batch.num_rows else self._read()

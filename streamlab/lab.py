@@ -1,0 +1,489 @@
+"""A lab: a directory of streams, and the front door to everything.
+
+Handles of one process on the same folder share the log of each stream, so that a cell that is run
+again does not meet its own lock. Closing the last one lets go of every lock.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from streamlab.catalog import Catalog, StreamInfo, require_columns, stored_schema
+from streamlab.clock import Clock, WallClock
+from streamlab.duration import Duration, Instant, format_instant, parse_duration, parse_instant
+from streamlab.errors import (
+    HistoryChanged,
+    InvalidTime,
+    LabClosed,
+    OffsetOutOfRange,
+    ReadOnly,
+    SchemaMismatch,
+    StreamExists,
+    StreamlabError,
+    StreamNotFound,
+)
+from streamlab.log import Log, Policy
+from streamlab.scan import Scan
+from streamlab.schema import check_time_column, normalise, to_table
+from streamlab.settings import Settings, format_size, parse_retention, parse_size, parse_sync
+from streamlab.stream import Stream
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from streamlab.verify import Report
+
+__all__ = ["Lab", "open_lab"]
+
+MOST_PARTITIONS = 10_000
+
+
+def open_lab(
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    sync: str | Any = "always",
+    verify: Literal["first-touch", "never"] = "first-touch",
+) -> Lab:
+    """Open the lab in a folder, making it if there is none.
+
+    ``sync`` is the default of its streams: ``"always"`` (an append returns when its rows survive a
+    power cut), an interval such as ``"100ms"``, or ``"os"``. ``verify="never"`` trusts sealed files.
+    Locks are taken at the first append, not here. Use it in a ``with`` block, or `Lab.close` it.
+
+    Raises:
+        StreamlabError: the folder holds something else, or read-only, nothing.
+        NewerFormat: a newer streamlab made it.
+    """
+    if verify not in ("first-touch", "never"):
+        raise ValueError(f'verify is "first-touch" or "never"; got {verify!r}')
+    return Lab(Path(path), read_only=read_only, sync=parse_sync(sync), verify=verify == "first-touch")
+
+
+class Lab(Mapping[str, Stream]):
+    """A directory of streams; made by ``sl.open(path)``."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        sync: str | int = "always",
+        verify: bool = True,
+        clock: Clock | None = None,
+        views: dict[str, Stream] | None = None,
+        what: str = "the lab was opened read-only",
+    ) -> None:
+        self._catalog = Catalog(path.expanduser().absolute())
+        self._read_only = what if read_only else None
+        self._sync = sync
+        self._verify = verify
+        self._clock = clock or WallClock()
+        self._views = views
+        self._logs: dict[str, Log] = {}
+        self._lock = threading.RLock()
+        self._closed = False
+        if read_only:
+            self._catalog.check()
+        else:
+            self._catalog.create()
+        _OPEN.add(self)
+
+    @property
+    def path(self) -> Path:
+        """The lab's folder."""
+        return self._catalog.path
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Stream:
+        self._check_open()
+        if self._views is not None:
+            if name in self._views:
+                return self._views[name]
+            self._catalog.info(name)  # raises for a name that never was
+            raise StreamNotFound(f'there was no stream "{name}" yet: {self._read_only}')
+        info = self._catalog.info(name)
+        scan = Scan(self._log(info), lambda: self._catalog.info(name))
+        return Stream(self._catalog, scan, read_only=self._read_only)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self._names()
+
+    def _names(self) -> list[str]:
+        self._check_open()
+        return sorted(self._views) if self._views is not None else self._catalog.names()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LabClosed(f"the lab {self.path} is closed", hint="open it again with sl.open")
+
+    def _writable(self) -> None:
+        self._check_open()
+        if self._read_only:
+            raise ReadOnly(f"nothing can be changed here: {self._read_only}")
+
+    def _log(self, info: StreamInfo) -> Log:
+        with self._lock:
+            log = self._logs.get(info.name)
+            if log is None or log.stream != info.id:
+                log = self._logs[info.name] = _shared_log(self, info)
+            return log
+
+    def create(
+        self,
+        name: str,
+        schema_or_data: Any,
+        *,
+        time: str | None = None,
+        key: str | tuple[str, ...] | list[str] | None = None,
+        partitions: int = 1,
+        delay: Duration = "0s",
+        retention: Any = None,
+        cleanup: Literal["delete", "compact"] = "delete",
+        settings: Settings | None = None,
+        exist_ok: bool = False,
+    ) -> Stream:
+        """Make a stream and return it.
+
+        ``schema_or_data`` is a pyarrow schema; or data (a frame, a dict, a file's path), whose
+        schema is taken and whose rows are appended. ``time`` names the event-time column; without
+        it event time is append time. ``key`` names the column or columns of the key, which spreads
+        rows over ``partitions``. ``delay`` is how far out of order events may come. ``retention`` is
+        an age, a size, or both: ``("7d", "10GB")``. With ``exist_ok`` a stream of that name is
+        returned as it is, if it is the same, and nothing is appended.
+
+        Raises:
+            StreamExists: there is one of that name.
+            InvalidName: the name could not be a folder everywhere.
+            SchemaMismatch: a column of a type that cannot be stored, or a time or key that is none.
+        """
+        self._writable()
+        schema, data = _schema_and_data(schema_or_data)
+        info = self._described(
+            name, schema, time, key, partitions, delay, retention, cleanup, settings or Settings()
+        )
+        try:
+            self._catalog.add(info)
+        except StreamExists:
+            if not exist_ok:
+                raise
+            _check_same(self._catalog.info(name), info)
+            return self[name]
+        stream = self[name]
+        if data is not None:
+            try:
+                stream.append(data)
+            except BaseException:
+                with contextlib.suppress(StreamlabError):
+                    self.drop(name)
+                raise
+        return stream
+
+    def _described(
+        self, name: str, schema: pa.Schema, time: str | None, key: Any, partitions: int,
+        delay: Duration, retention: Any, cleanup: str, settings: Settings,
+    ) -> StreamInfo:  # fmt: skip
+        """Check what a stream is to be."""
+        schema = normalise(schema)
+        keys = () if key is None else (key,) if isinstance(key, str) else tuple(key)
+        require_columns(schema, keys, "key")
+        if time is not None:
+            require_columns(schema, [time], "time")
+            check_time_column(schema, time)
+        if not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS:
+            raise ValueError(f"partitions is between 1 and {MOST_PARTITIONS}; got {partitions!r}")
+        if cleanup not in ("delete", "compact"):
+            raise ValueError(f'cleanup is "delete" or "compact"; got {cleanup!r}')
+        if cleanup == "compact" and not keys:
+            raise SchemaMismatch(f'stream "{name}" cannot be compacted without a key', hint="give key=")
+        stored = stored_schema(schema, partitions=partitions, deletions=False)
+        return StreamInfo(
+            uuid.uuid4().hex, name, (stored,), tuple(f.name for f in schema if not f.nullable), time,
+            keys, partitions, parse_duration(delay, what="delay"), parse_retention(retention), cleanup,
+            settings.stored(), self._clock.now() / 1e6,
+        )  # fmt: skip
+
+    def drop(self, name: str) -> None:
+        """Remove a stream and all its rows.
+
+        Raises:
+            StreamNotFound: there is none of that name.
+            StreamLocked: another process writes it.
+        """
+        self._writable()
+        info = self._catalog.info(name)
+        log = self._log(info)
+        with log.writer.held():
+            self._catalog.drop(name)
+        with self._lock:
+            self._logs.pop(name, None)
+        log.close()
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def sql(
+        self, query: str, params: Any = None, *, trusted: bool = False, **frames: Any
+    ) -> duckdb.DuckDBPyRelation:
+        """Run one SELECT in DuckDB's dialect, every stream being a table under its name.
+
+        The streams are as they are at this call, however often the relation is read. Other frames
+        are passed by name: ``lab.sql("SELECT * FROM trades JOIN ref USING (symbol)", ref=df)``.
+        Files, extensions, settings and Python variables are out of reach unless ``trusted=True``.
+
+        Raises:
+            QueryError: it does not parse, names what is not there, or asks for what is locked.
+        """
+        from streamlab.duck import query as run
+
+        self._check_open()
+        return run(
+            query, params, self._names, lambda name: self[name].dataset(), frames, trusted=trusted
+        )
+
+    def as_of(self, when: Instant | Mapping[str, Any]) -> Lab:
+        """Return the lab as it was: read-only, every stream at that append time, for ever.
+
+        ``when`` is an instant that is past, or what `freeze` gave.
+
+        Raises:
+            InvalidTime: an instant that is not yet past.
+            OffsetOutOfRange: retention has removed rows of a frozen value; says what is left.
+            HistoryChanged: a frozen stream is another one now.
+        """
+        self._check_open()
+        if isinstance(when, Mapping):
+            views = {name: self._reopened(name, what) for name, what in when["streams"].items()}
+            what = "it is a frozen view"
+        else:
+            micros = parse_instant(when, what="as_of")
+            past = [n for n in self._names() if self._catalog.info(n).created * 1e6 <= micros]
+            if micros >= self._clock.now():
+                raise InvalidTime(
+                    f"as_of {format_instant(micros)} is not past", hint="for now, read the lab itself"
+                )
+            views = {name: self[name].as_of(when) for name in past}
+            what = f"it is a view as of {format_instant(micros)}"
+        return Lab(
+            self.path, read_only=True, sync=self._sync, verify=self._verify, clock=self._clock,
+            views=views, what=what,
+        )  # fmt: skip
+
+    def freeze(self) -> dict[str, Any]:
+        """Return the places of every stream now, as a small value that `as_of` opens again.
+
+        It is plain JSON. It pins nothing: reopened, it gives equal rows or raises.
+        """
+        streams = {}
+        for name in self._names():
+            scan = self[name]._scan  # noqa: SLF001
+            snapshot = scan.fix(pin=False)
+            streams[name] = {
+                "id": snapshot.info.id,
+                "start": snapshot.start,
+                "end": snapshot.stop,
+                "append_time": _append_time_below(scan, snapshot.stop),
+            }
+        return {"lab": str(self.path.name), "at": format_instant(self._clock.now()), "streams": streams}
+
+    def _reopened(self, name: str, frozen: Mapping[str, Any]) -> Stream:
+        info = self._catalog.info(name)
+        start, end = int(frozen["start"]), int(frozen["end"])
+        if info.id != frozen["id"]:
+            raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
+        live = self[name]
+        scan = live._scan.freeze()  # noqa: SLF001
+        available = range(scan.start, scan.stop or 0)
+        if start < scan.start and start < end:
+            raise OffsetOutOfRange(
+                f'rows [{start}, {min(end, scan.start)}) of the frozen stream "{name}" have been removed; '
+                f"what is left begins at {scan.start}",
+                asked=range(start, end), available=available,
+            )  # fmt: skip
+        if end > available.stop or _append_time_below(scan, end) != frozen["append_time"]:
+            raise HistoryChanged(
+                f'stream "{name}" does not hold the rows that were frozen: they were lost, and others '
+                f"came in their place; it ends at {available.stop}"
+            )
+        part = replace(scan, start=max(start, scan.start), stop=end)
+        return Stream(self._catalog, part, read_only="it is a frozen view")
+
+    # -- care --------------------------------------------------------------------------------
+
+    def verify(self) -> Report:
+        """Read every byte of every stream, and report what is damaged."""
+        from streamlab.verify import verify_lab
+
+        self._check_open()
+        return verify_lab(self._catalog)
+
+    def close(self) -> None:
+        """Let go of every lock; the last handle of a process does. Closing twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            logs, self._logs = self._logs, {}
+            _OPEN.discard(self)
+        for log in logs.values():
+            _let_go(self, log)
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"Lab {str(self.path)!r} (closed)"
+        names = self._names()
+        view = f" ({self._read_only})" if self._read_only else ""
+        lines = [f"Lab {str(self.path)!r}: {len(names)} streams{view}"]
+        rows = []
+        for name in names:
+            stats = self[name].stats()
+            until = format_instant(stats.stream_time)
+            rows.append((name, f"{stats.rows:,} rows", format_size(stats.bytes), f"until {until}"))
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+        for name, count, size, until in rows:
+            lines.append(
+                f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {size:>{widths[2]}}  {until}"
+            )
+        return "\n".join(lines)
+
+
+def _schema_and_data(given: Any) -> tuple[pa.Schema, Any]:
+    """Tell a schema from data, and take data's schema."""
+    if isinstance(given, pa.Schema):
+        return given, None
+    if isinstance(given, str | os.PathLike):
+        from streamlab.files import read_file
+
+        given = read_file(given)
+    if isinstance(given, Stream):
+        return given.schema, given
+    if isinstance(given, pa.RecordBatchReader):
+        return given.schema, given
+    if hasattr(given, "__arrow_c_schema__") and not hasattr(given, "__arrow_c_stream__") and not hasattr(given, "__arrow_c_array__"):
+        return pa.schema(given), None
+    table = to_table(given)
+    return table.schema, table
+
+
+def _check_same(have: StreamInfo, want: StreamInfo) -> None:
+    """Refuse to take a stream for another one that happens to have its name."""
+    for what in ("time", "key", "partitions", "cleanup"):
+        if getattr(have, what) != getattr(want, what):
+            raise StreamExists(
+                f'there is a stream "{have.name}" with {what}={getattr(have, what)!r}, '
+                f"not {getattr(want, what)!r}",
+                hint="drop it first, or choose another name",
+            )
+    if not have.schema.equals(want.schema):
+        raise StreamExists(
+            f'there is a stream "{have.name}" with other columns', hint="stream.evolve adds columns"
+        )
+
+
+def _append_time_below(scan: Scan, end: int) -> int | None:
+    """Return the append time of the last row below an offset, which tells histories apart."""
+    snapshot = replace(scan, start=max(end - 1, 0), stop=end).fix(pin=False)
+    for batch in snapshot.batches(["_append_time"]):
+        return int(batch.column(0).cast(pa.int64())[-1].as_py())
+    return None
+
+
+def rejected_stream(catalog: Catalog, stream: Stream) -> Stream:
+    """Return the stream beside this one that bad events go to, making it if need be."""
+    for lab in list(_OPEN):
+        if lab.path == catalog.path and not lab._read_only:  # noqa: SLF001
+            columns = [("event", pa.string()), ("reason", pa.string())]
+            return lab.create(f"{stream.name}.rejected", pa.schema(columns), exist_ok=True)
+    raise LabClosed(f'the lab of stream "{stream.name}" is closed')
+
+
+# -- logs, shared by the handles of a process -------------------------------------------------
+
+_OPEN: weakref.WeakSet[Lab] = weakref.WeakSet()
+_SHARED: dict[tuple[str, str], tuple[Log, weakref.WeakSet[Lab]]] = {}
+_SHARED_LOCK = threading.RLock()
+
+
+def _shared_log(lab: Lab, info: StreamInfo) -> Log:
+    """Return the log of a stream that this process has open, or open it."""
+    key = (os.path.realpath(lab.path), info.id)
+    with _SHARED_LOCK:
+        for known, (log, users) in list(_SHARED.items()):
+            if not users:  # its labs were forgotten without a close
+                del _SHARED[known]
+                log.close()
+        if key not in _SHARED:
+            _SHARED[key] = (_open_log(lab, info), weakref.WeakSet())
+        log, users = _SHARED[key]
+        users.add(lab)
+        return log
+
+
+def _open_log(lab: Lab, info: StreamInfo) -> Log:
+    settings = info.settings
+    catalog, name = lab._catalog, info.name  # noqa: SLF001
+    sync = parse_sync(settings["sync"]) if settings.get("sync") else lab._sync  # noqa: SLF001
+    policy = Policy(
+        sync=sync,
+        segment_bytes=parse_size(settings["segment_bytes"]),
+        compression=settings["compression"],
+        partitions=info.partitions,
+    )
+    return Log(
+        catalog.folder / name, info.id, policy, lab._clock,  # noqa: SLF001
+        lambda schema_id: catalog.info(name).stored(schema_id),
+        retention=(info.retention.age, info.retention.size),
+        verify=lab._verify, pins=lab._read_only is None or lab._views is not None,  # noqa: SLF001
+    )  # fmt: skip
+
+
+def _let_go(lab: Lab, log: Log) -> None:
+    with _SHARED_LOCK:
+        for key, (shared, users) in list(_SHARED.items()):
+            if shared is log:
+                users.discard(lab)
+                if not users:
+                    del _SHARED[key]
+                    log.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    for lab in list(_OPEN):
+        with contextlib.suppress(StreamlabError, OSError):
+            lab.close()

@@ -1,0 +1,336 @@
+"""A range of a log as rows with system columns: what every reader of a stream goes through.
+
+A `Scan` says which rows: offsets, perhaps event times, of a log that may still grow. `fix` takes a
+moment of it, pinned, and a `Snapshot` of that moment becomes Arrow batches, a `pyarrow` dataset or a
+Polars LazyFrame. Time travel is a bound on a scan, nothing more.
+
+Invariants: rows come in the order of offsets; ``_offset``, ``_append_time`` and, without partitions,
+``_partition`` are not stored but computed, only where they are asked for; a segment whose bounds
+contradict the filter is not opened; older rows are read in the newest schema.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+
+from streamlab.catalog import StreamInfo
+from streamlab.clock import FOREVER, NEVER
+from streamlab.log import Log, Moment
+from streamlab.log.manifest import Segment
+from streamlab.log.segment import Chunk
+from streamlab.schema import SYSTEM_FIELDS, adapt
+
+__all__ = ["Scan", "Snapshot", "StreamDataset"]
+
+PIECE_ROWS = 1 << 20
+"""Batches are handed on in pieces of at most so many rows."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Which rows of a stream: offsets in [start, stop), event times in [since, until).
+
+    ``stop=None`` moves with the end of the log. A scan with ``fixed`` set is of that moment for ever.
+    """
+
+    log: Log
+    info: Callable[[], StreamInfo]
+    start: int = 0
+    stop: int | None = None
+    since: int | None = None  # event time, microseconds
+    until: int | None = None
+    fixed: Moment | None = None
+    pin: Any = None  # keeps the rows of a fixed moment from being removed
+
+    def fix(self, *, pin: bool = True) -> Snapshot:
+        """Take the moment that is now, or the one this scan is fixed to; pinned if so asked."""
+        moment = self.fixed or self.log.reader.moment()
+        stop = moment.end if self.stop is None else min(self.stop, moment.end)
+        start = min(max(self.start, moment.start), stop)
+        held = self.pin or (self.log.reader.pin(start, stop) if pin else None)
+        return Snapshot(self.log, self.info(), moment, start, stop, self.since, self.until, held)
+
+    def freeze(self) -> Scan:
+        """Return this scan, fixed to the moment that is now."""
+        snapshot = self.fix()
+        start, stop = snapshot.start, snapshot.stop
+        return replace(self, start=start, stop=stop, fixed=snapshot.moment, pin=snapshot.pin)
+
+    def within(self, start: int, stop: int) -> Scan:
+        """Return the part of this scan with offsets in [start, stop)."""
+        stop = stop if self.stop is None else min(stop, self.stop)
+        return replace(self, start=max(self.start, start), stop=max(stop, self.start))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rows of a scan at one moment: bounded, pinned, readable again and again."""
+
+    log: Log
+    info: StreamInfo
+    moment: Moment
+    start: int
+    stop: int
+    since: int | None
+    until: int | None
+    pin: Any
+
+    @functools.cached_property
+    def schema(self) -> pa.Schema:
+        """The schema of the rows: system columns first, then the user's."""
+        fields = [SYSTEM_FIELDS[name] for name in ("_partition", "_offset", "_append_time")]
+        if self.info.has_deletions:
+            fields.append(SYSTEM_FIELDS["_deleted"])
+        user = [f for f in self.info.schemas[-1] if f.name not in SYSTEM_FIELDS]
+        return pa.schema([*fields, *user])
+
+    @property
+    def event_filter(self) -> pc.Expression | None:
+        """The bounds on event time as an expression, None if there are none."""
+        if self.since is None and self.until is None:
+            return None
+        name = self.info.time or "_append_time"
+        kind = self.schema.field(name).type
+        terms = []
+        if self.since is not None:
+            terms.append(pc.field(name) >= time_scalar(self.since, kind))
+        if self.until is not None:
+            terms.append(pc.field(name) < time_scalar(self.until, kind))
+        return functools.reduce(lambda a, b: a & b, terms)
+
+    def count(self) -> int:
+        """Return how many rows there are; without bounds on event time nothing is read for it."""
+        condition = self.event_filter
+        if condition is None:
+            return self.stop - self.start
+        columns = [self.info.time or "_append_time"]
+        return sum(b.num_rows for b in self.batches(columns, condition))
+
+    def segments(self, condition: pc.Expression | None = None) -> list[Segment]:
+        """Return the segments that may hold rows for which the condition is true."""
+        found = self.moment.segments(self.start, self.stop)
+        own = self.event_filter
+        if own is not None:
+            condition = own if condition is None else own & condition
+        if condition is None or not found:
+            return found
+        info, active = self.info, self.moment.manifest.active
+        fragments = [fragment_of(s, info.time, info.schemas[-1], s is active) for s in found]
+        dataset = ds.FileSystemDataset(fragments, self.schema, _IPC, _LOCAL)
+        kept = {fragment.path for fragment in dataset.get_fragments(filter=condition)}
+        return [segment for segment in found if segment.file in kept]
+
+    def chunks(self, segments: Sequence[Segment]) -> Iterator[Chunk]:
+        """Yield the rows of these segments that lie in the range, as they lie in the files."""
+        for segment in segments:
+            last = segment is self.moment.manifest.active
+            stop = self.stop if last else min(segment.stop, self.stop)
+            yield from self.log.reader.chunks(self.moment, max(segment.base, self.start), stop)
+
+    def raw(
+        self, columns: Sequence[str] | None = None, condition: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield all columns named, of all rows that the pruning leaves; nothing is filtered yet."""
+        wanted = self.schema.names if columns is None else list(columns)
+        schema = pa.schema([self.schema.field(name) for name in wanted])
+        for chunk in self.chunks(self.segments(condition)):
+            for at in range(0, chunk.batch.num_rows, PIECE_ROWS):
+                piece = chunk._replace(
+                    base=chunk.base + at, batch=chunk.batch.slice(at, PIECE_ROWS)
+                )
+                yield with_system(piece, schema)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, condition: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows for which the condition is true, with these columns, in order."""
+        own = self.event_filter
+        if own is not None:
+            condition = own if condition is None else own & condition
+        if condition is None:
+            yield from self.raw(columns)
+            return
+        yield from self.scanner(columns, condition).to_batches()
+
+    def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """Return the rows as a stream of Arrow batches."""
+        names = self.schema.names if columns is None else list(columns)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return pa.RecordBatchReader.from_batches(schema, self.batches(columns))
+
+    def scanner(
+        self, columns: Any = None, condition: pc.Expression | None = None, **options: Any
+    ) -> ds.Scanner:
+        """Return a pyarrow scanner: filter and projection are Arrow's, pruning is ours."""
+        own = self.event_filter
+        if own is not None:
+            condition = own if condition is None else own & condition
+        names = self._needed(columns, condition)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        options = {k: v for k, v in options.items() if k in ("use_threads", "memory_pool", "batch_size")}
+        return ds.Scanner.from_batches(
+            self.raw(names, condition),
+            schema=schema,
+            columns=self.schema.names if columns is None else columns,
+            filter=condition,
+            **options,
+        )
+
+    def _needed(self, columns: Any, condition: pc.Expression | None) -> list[str]:
+        """Return the columns that a projection and a filter may refer to, too many rather than few."""
+        if columns is None:
+            return list(self.schema.names)
+        if isinstance(columns, dict):
+            text = " ".join(map(str, columns.values())) + " " + str(condition)
+            return [name for name in self.schema.names if name in text]
+        wanted, text = set(columns), "" if condition is None else str(condition)
+        unknown = wanted - set(self.schema.names)
+        if unknown:
+            raise KeyError(f"no column {sorted(unknown)[0]!r} in stream {self.info.name!r}")
+        return [name for name in self.schema.names if name in wanted or name in text]
+
+
+def with_system(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a chunk's rows with the columns of ``schema``, the computed ones included."""
+    batch, base = chunk.batch, chunk.base
+    rows = batch.num_rows
+    stored = [f for f in schema if f.name in batch.schema.names or f.name not in SYSTEM_FIELDS]
+    adapted = adapt(batch, pa.schema(stored)) if stored else None
+    arrays: list[pa.Array] = []
+    for field in schema:
+        if adapted is not None and field.name in adapted.schema.names:
+            arrays.append(adapted.column(field.name))
+        elif field.name == "_offset":
+            arrays.append(pa.array(np.arange(base, base + rows, dtype=np.int64)))
+        elif field.name == "_append_time":
+            times = append_times(chunk)
+            arrays.append(pa.Array.from_buffers(field.type, rows, [None, pa.py_buffer(times)]))
+        elif field.name == "_partition":
+            arrays.append(pa.array(np.zeros(rows, dtype=np.int32)))
+        else:
+            arrays.append(pa.repeat(pa.scalar(value=False), rows))
+    if not arrays:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def append_times(chunk: Chunk) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the append time of each row of a chunk."""
+    runs = chunk.runs
+    bounds = np.append(runs["base"], chunk.base + chunk.batch.num_rows)
+    return np.repeat(runs["append_time"], np.diff(bounds)).astype(np.int64)
+
+
+def time_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
+    """Return the first value of a time type that is at or after an instant."""
+    if pa.types.is_date32(kind):
+        return pa.scalar(-(-micros // 86_400_000_000), pa.int32()).cast(kind)
+    per = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(kind.unit)
+    value = micros * 1_000 if per is None else -(-micros // per)
+    return pa.scalar(max(min(value, FOREVER), NEVER + 1), pa.int64()).cast(kind)
+
+
+_IPC = ds.IpcFileFormat()
+_LOCAL = pafs.LocalFileSystem()
+
+
+@functools.lru_cache(maxsize=65_536)
+def _sealed_fragment(
+    segment: Segment, time: str | None, schema: pa.Schema, growing: bool
+) -> ds.Fragment:
+    guarantee = pc.field("_offset") >= segment.base
+    if not growing:
+        append = SYSTEM_FIELDS["_append_time"].type
+        guarantee &= pc.field("_offset") < segment.stop
+        guarantee &= pc.field("_append_time") >= pa.scalar(segment.append_min, append)
+        guarantee &= pc.field("_append_time") <= pa.scalar(segment.append_max, append)
+        if time is not None and NEVER < segment.event_min <= segment.event_max:
+            kind = schema.field(time).type
+            guarantee &= pc.field(time) >= floor_scalar(segment.event_min, kind)
+            guarantee &= pc.field(time) < time_scalar(segment.event_max + 1, kind)
+    if "_partition" not in schema.names:
+        guarantee &= pc.field("_partition") == pa.scalar(0, pa.int32())
+    elif segment.partitions is not None:
+        present = [number for number, rows in enumerate(segment.partitions) if rows]
+        guarantee &= pc.field("_partition").isin(pa.array(present, pa.int32()))
+    return _IPC.make_fragment(segment.file, _LOCAL, partition_expression=guarantee)
+
+
+def fragment_of(
+    segment: Segment, time: str | None, schema: pa.Schema, growing: bool
+) -> ds.Fragment:
+    """Return a stand-in for a segment, with what is known of its rows: Arrow prunes by it."""
+    return _sealed_fragment(segment, time, schema, growing)
+
+
+def floor_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
+    """Return the last value of a time type that is at or before an instant."""
+    if pa.types.is_date32(kind):
+        return pa.scalar(micros // 86_400_000_000, pa.int32()).cast(kind)
+    per = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(kind.unit)
+    value = micros * 1_000 if per is None else micros // per
+    return pa.scalar(max(min(value, FOREVER), NEVER + 1), pa.int64()).cast(kind)
+
+
+class StreamDataset(ds.InMemoryDataset):  # type: ignore[misc]
+    """A stream as a pyarrow dataset, as of the moment it was made.
+
+    DuckDB, Polars and pandas read through `scanner`, which opens only the segments that the filter
+    leaves. What pyarrow would do in C++ alone (`join`, `sort_by`) works on the rows in memory.
+    """
+
+    def __init__(self, snapshot: Snapshot, condition: pc.Expression | None = None) -> None:
+        super().__init__(snapshot.schema.empty_table())
+        self._snapshot = snapshot
+        self._condition = condition
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._snapshot.schema
+
+    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> ds.Scanner:  # noqa: A002
+        """Return a scanner over the rows; see `pyarrow.dataset.Dataset.scanner`."""
+        if self._condition is not None:
+            filter = self._condition if filter is None else self._condition & filter  # noqa: A001
+        return self._snapshot.scanner(columns, filter, **options)
+
+    def count_rows(self, filter: Any = None, **options: Any) -> int:  # noqa: A002
+        """Return how many rows there are; without a filter nothing is read for it."""
+        if filter is None and self._condition is None:
+            return self._snapshot.count()
+        scanner = self.scanner(["_partition"], filter, **options)
+        return sum(batch.num_rows for batch in scanner.to_batches())
+
+    def filter(self, expression: pc.Expression) -> StreamDataset:
+        """Return the dataset with a filter applied to every scan."""
+        both = expression if self._condition is None else self._condition & expression
+        return StreamDataset(self._snapshot, both)
+
+    def _in_memory(self) -> ds.Dataset:
+        return ds.InMemoryDataset(self.to_table())
+
+    def join(self, *args: Any, **options: Any) -> Any:
+        return self._in_memory().join(*args, **options)
+
+    def join_asof(self, *args: Any, **options: Any) -> Any:
+        return self._in_memory().join_asof(*args, **options)
+
+    def sort_by(self, *args: Any, **options: Any) -> Any:
+        return self._in_memory().sort_by(*args, **options)
+
+    def get_fragments(self, filter: Any = None) -> Any:  # noqa: A002
+        return self._in_memory().get_fragments(filter)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream's dataset lives in its process; send the lab's path and open it there")
+
+

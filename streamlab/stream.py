@@ -1,0 +1,583 @@
+"""A stream: an ordered, durable, replayable log of rows, as its users hold it.
+
+A `Stream` is a handle; it holds no rows and no position, costs nothing to make, and may be shared
+between threads. With a bound in offsets or time it is a *view*: it reads and queries like a stream,
+never changes, and takes no rows.
+"""
+
+from __future__ import annotations
+
+import time as clocks
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import pyarrow as pa
+
+from streamlab import ingest
+from streamlab.catalog import Catalog, StreamInfo, require_columns
+from streamlab.clock import FOREVER, NEVER
+from streamlab.duration import (
+    Duration,
+    Instant,
+    format_duration,
+    format_instant,
+    parse_duration,
+    parse_instant,
+)
+from streamlab.errors import InvalidTime, OffsetOutOfRange, ReadOnly, SchemaMismatch
+from streamlab.follow import Follower
+from streamlab.scan import Scan, Snapshot, StreamDataset
+from streamlab.schema import describe_type, evolve, normalise
+from streamlab.settings import Settings, format_size
+from streamlab.writer import Writer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+    from streamlab.verify import Report
+
+__all__ = ["Stats", "Stream"]
+
+
+class Stats(NamedTuple):
+    """What `Stream.stats` says; times are microseconds since 1970 UTC, None if there is none."""
+
+    rows: int
+    bytes: int
+    segments: int
+    earliest_offset: int
+    end_offset: int
+    durable_offset: int
+    stream_time: int | None
+    append_time: int | None
+    partitions: int
+
+
+class Stream:
+    """One stream of a lab, or a view of it; made by ``lab[name]`` and `Lab.create`."""
+
+    def __init__(self, catalog: Catalog, scan: Scan, *, read_only: str | None = None) -> None:
+        self._catalog = catalog
+        self._scan = scan
+        self._read_only = read_only
+
+    # -- what it is --------------------------------------------------------------------------
+
+    @property
+    def _info(self) -> StreamInfo:
+        return self._scan.info()
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self._info.name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that an append brings; reading adds the system columns before them."""
+        return self._info.schema
+
+    @property
+    def time(self) -> str | None:
+        """The event-time column; None: event time is append time."""
+        return self._info.time
+
+    @property
+    def key(self) -> str | tuple[str, ...] | None:
+        """The key column, or several, or None."""
+        key = self._info.key
+        return key[0] if len(key) == 1 else key or None
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions keys are spread over."""
+        return self._info.partitions
+
+    @property
+    def delay(self) -> str:
+        """How far out of order events may come, the default for queries."""
+        return format_duration(self._info.delay)
+
+    @property
+    def retention(self) -> str:
+        """How long rows are kept."""
+        return str(self._info.retention)
+
+    @property
+    def cleanup(self) -> str:
+        """What happens to old rows: ``"delete"`` or ``"compact"``."""
+        return self._info.cleanup
+
+    @property
+    def settings(self) -> Settings:
+        """How the stream is kept."""
+        return Settings(**self._info.settings)
+
+    @property
+    def earliest_offset(self) -> int:
+        """The offset of the first row there is."""
+        return self._scan.fix(pin=False).start
+
+    @property
+    def end_offset(self) -> int:
+        """The offset after the last row, which the next one gets."""
+        return self._scan.fix(pin=False).stop
+
+    @property
+    def durable_offset(self) -> int:
+        """The offset below which every row survives a power cut."""
+        snapshot = self._scan.fix(pin=False)
+        return min(snapshot.moment.durable, snapshot.stop)
+
+    def __len__(self) -> int:
+        return self._scan.fix(pin=False).count()
+
+    def __bool__(self) -> bool:
+        return True  # a stream without rows is a stream
+
+    def stats(self) -> Stats:
+        """Return rows, bytes on disk, segments, offsets and times as they are now."""
+        snapshot = self._scan.fix(pin=False)
+        moment = snapshot.moment
+        segments = moment.segments(snapshot.start, snapshot.stop)
+        size = sum(s.bytes or _size_of(snapshot, s.file) for s in segments)
+        return Stats(
+            snapshot.count(), size, len(segments), snapshot.start, snapshot.stop,
+            min(moment.durable, snapshot.stop), _known(moment.stream_time),
+            _known(moment.append_time), self._info.partitions,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        info, stats = self._info, self.stats()
+        what = "View of stream" if self._read_only else "Stream"
+        lines = [
+            f"{what} {info.name!r}: {stats.rows:,} rows, {format_size(stats.bytes)}, "
+            f"offsets [{stats.earliest_offset:,}, {stats.end_offset:,})"
+        ]
+        keyed = f", key {', '.join(info.key)}" if info.key else ""
+        spread = f", {info.partitions} partitions" if info.partitions > 1 else ""
+        until = format_instant(stats.stream_time)
+        lines.append(f"  time {info.time or 'of append'}{keyed}{spread}, stream time {until}")
+        width = max(len(field.name) for field in info.schema)
+        lines += [f"  {f.name:<{width}}  {describe_type(f.type)}" for f in info.schema]
+        return "\n".join(lines)
+
+    # -- appending ---------------------------------------------------------------------------
+
+    def _writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly(
+                f'stream "{self.name}" takes no rows here: {self._read_only}',
+                hint="append to the stream itself: lab[name]",
+            )
+
+    def append(self, data: Any, *, timeout: float | None = 10.0) -> range:
+        """Append rows and return the offsets they got.
+
+        ``data`` is a Polars, pandas or pyarrow frame, a DuckDB relation, anything else with an Arrow
+        stream, a dict of columns, a list of dicts, or one dict. All rows become visible together or
+        not at all; they survive a power cut when this returns if ``sync="always"``. Columns go by
+        name, all must be there, and are cast only where nothing is lost.
+
+        Raises:
+            SchemaMismatch: naming column, got and want; nothing is written then.
+            FutureEvent: an event is further ahead than ``max_ahead``.
+            StreamLocked: another process writes, for longer than ``timeout`` seconds.
+            WriterPoisoned: a sync failed; close the lab and open it again.
+        """
+        self._writable()
+        if isinstance(data, Stream):
+            data = data._scan.fix().reader(list(self.schema.names))  # noqa: SLF001
+        return ingest.append(self._scan.log, self._info, data, timeout)
+
+    def writer(
+        self,
+        *,
+        linger: Duration = "5ms",
+        rows: int = 65_536,
+        heartbeat: Duration | None = None,
+        on_error: Literal["raise", "reject"] = "raise",
+    ) -> Writer:
+        """Return a writer for events one at a time; use it in a ``with`` block.
+
+        An event waits ``linger`` for company, or until ``rows`` are there. ``heartbeat`` moves
+        stream time on by the time passed whenever no event came for so long. A bad event raises at
+        the next send or flush; with ``on_error="reject"`` it goes into ``<stream>.rejected``.
+
+        Raises:
+            StreamLocked: another process writes.
+            InvalidDuration: ``linger`` or ``heartbeat`` is none.
+        """
+        self._writable()
+        if on_error not in ("raise", "reject"):
+            raise ValueError(f'on_error is "raise" or "reject"; got {on_error!r}')
+        if rows < 1:
+            raise ValueError(f"rows is at least 1; got {rows!r}")
+        lingers = parse_duration(linger, what="linger") / 1e6
+        beats = None if heartbeat is None else parse_duration(heartbeat, what="heartbeat") / 1e6
+        log = self._scan.log
+        log.writer.keep()
+        return Writer(
+            self.append,
+            self.schema,
+            linger=lingers,
+            rows=rows,
+            heartbeat=self._beat if beats is not None else None,
+            heartbeat_every=beats or 0.0,
+            reject=self._reject if on_error == "reject" else None,
+            on_close=log.writer.let_go,
+        )
+
+    def _beat(self, silent: float) -> None:
+        """Move stream time on by the time that has passed, never to the wall clock itself."""
+        moment = self._scan.log.reader.moment()
+        if NEVER < moment.stream_time < FOREVER:
+            self._scan.log.writer.heartbeat(moment.stream_time + int(silent * 1e6))
+
+    def _reject(self, events: list[tuple[dict[str, Any], str]]) -> None:
+        """Put bad events, as text and with the reason, into the stream beside this one."""
+        from streamlab.lab import rejected_stream
+
+        target = rejected_stream(self._catalog, self)
+        target.append({"event": [repr(e) for e, _ in events], "reason": [r for _, r in events]})
+
+    def advance(self, to: Instant | Literal["end"], *, timeout: float | None = 10.0) -> None:
+        """Move stream time forward to an instant without a row: a heartbeat, kept in the log.
+
+        One that is not ahead changes nothing. ``"end"`` closes every window there is and will be:
+        the stream takes no more rows.
+
+        Raises:
+            InvalidTime: further ahead of now than ``max_ahead``.
+        """
+        self._writable()
+        writer = self._scan.log.writer
+        if isinstance(to, str) and to == "end":
+            writer.heartbeat(FOREVER, timeout)
+            return
+        micros = parse_instant(to, what='to (an instant or "end")')
+        ahead = self._info.settings["max_ahead"]
+        if ahead is not None and micros > writer.clock.now() + parse_duration(ahead):
+            raise InvalidTime(
+                f"advance to {format_instant(micros)} is more than {ahead} after now",
+                hint='advance("end") closes all windows; settings max_ahead=None lifts the limit',
+            )
+        writer.heartbeat(micros, timeout)
+
+    def flush(self, *, timeout: float | None = 10.0) -> None:
+        """Make every row durable: `durable_offset` is `end_offset` then.
+
+        Raises:
+            WriterPoisoned: the disk refused.
+        """
+        self._writable()
+        self._scan.log.writer.flush(timeout)
+
+    def delete(self, key: Any, *, timeout: float | None = 10.0) -> int:
+        """Append the row that says that a key is deleted; return its offset.
+
+        ``key`` is the key's value; for several key columns a tuple in their order, or a dict. From
+        the first deletion on rows carry ``_deleted``.
+
+        Raises:
+            SchemaMismatch: the stream has no key, or the value does not fit it.
+        """
+        self._writable()
+        info = self._info
+        if not info.key:
+            raise SchemaMismatch(
+                f'stream "{info.name}" has no key to delete by', hint="create it with key="
+            )
+        values = key if isinstance(key, dict) else None
+        if values is None:
+            parts = key if isinstance(key, tuple) and len(info.key) > 1 else (key,)
+            if len(parts) != len(info.key):
+                raise SchemaMismatch(f"the key has {len(info.key)} columns, {', '.join(info.key)}; got {key!r}")
+            values = dict(zip(info.key, parts, strict=True))
+        if set(values) != set(info.key):
+            raise SchemaMismatch(f"the key is {', '.join(info.key)}; got {', '.join(values)}")
+        log = self._scan.log
+        with log.writer.held(timeout):
+            if not self._info.has_deletions:
+                self._catalog.save(self._info.with_schema(self.schema, deletions=True))
+            return ingest.append_deletion(log, self._info, values, timeout).start
+
+    def evolve(self, schema: pa.Schema, *, timeout: float | None = 10.0) -> None:
+        """Add nullable columns or widen types; older rows read as null, or in the wider type.
+
+        Raises:
+            SchemaMismatch: a column is dropped, narrowed or changed, or a new one is not nullable.
+        """
+        self._writable()
+        with self._scan.log.writer.held(timeout):
+            info = self._info
+            new = evolve(info.schema, normalise(schema), info.key)
+            if not new.equals(info.schema):
+                self._catalog.save(info.with_schema(new, deletions=info.has_deletions))
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def scan(self) -> pl.LazyFrame:
+        """Return a Polars LazyFrame: each collect sees one moment, the next one a new moment.
+
+        Filters, columns and slices are pushed into the segments. Rows come in the order of offsets.
+        """
+        from streamlab.lazy import lazy_frame
+
+        return lazy_frame(self._scan)
+
+    def dataset(self) -> StreamDataset:
+        """Return a pyarrow dataset of the stream as it is now, for DuckDB, Polars and pyarrow.
+
+        >>> duckdb.sql("FROM ds WHERE _offset > 100")  # doctest: +SKIP
+        """
+        return StreamDataset(self._scan.fix())
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._scan.fix().reader().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> Any:
+        return self._scan.fix(pin=False).schema.__arrow_c_schema__()
+
+    def to_arrow(self) -> pa.Table:
+        """Return all rows as a pyarrow table, mapped from disk where nothing is computed."""
+        return self._scan.fix().reader().read_all()
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return all rows as a Polars frame."""
+        return self.scan().collect()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return all rows as a pandas frame."""
+        return cast("pd.DataFrame", self.to_arrow().to_pandas())
+
+    def head(self, n: int = 5) -> pl.DataFrame:
+        """Return the first ``n`` rows."""
+        return self._few(n, last=False)
+
+    def tail(self, n: int = 5) -> pl.DataFrame:
+        """Return the last ``n`` rows."""
+        return self._few(n, last=True)
+
+    def _few(self, n: int, *, last: bool) -> pl.DataFrame:
+        import polars as pl
+
+        if n < 0:
+            raise ValueError(f"n is a number of rows; got {n!r}")
+        snapshot = self._scan.fix()
+        if snapshot.event_filter is not None:
+            frame = self.scan()
+            return (frame.tail(n) if last else frame.head(n)).collect()
+        start, stop = snapshot.start, snapshot.stop
+        start, stop = (max(start, stop - n), stop) if last else (start, min(stop, start + n))
+        part = replace(snapshot, start=start, stop=stop)
+        frame = pl.from_arrow(part.reader().read_all())
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def follow(
+        self, start: Any = "end", *, timeout: float | None = None, rows: int | None = None
+    ) -> Follower:
+        """Return an iterator, sync and async, over record batches: what there is, then what comes.
+
+        ``start`` is ``"earliest"``, ``"end"``, an offset or an instant. It ends after ``timeout``
+        seconds without a new row, or after ``rows`` rows; with neither it goes on for ever. Each
+        batch carries the system columns. Nothing is committed anywhere.
+
+        Raises:
+            OffsetOutOfRange: the start, or rows that were not read yet, have been removed.
+        """
+        return Follower(self._scan, start, timeout, rows)
+
+    def to_duckdb(
+        self, path_or_connection: Any, table: str | None = None, *, progress: bool | None = None
+    ) -> int:
+        """Copy the rows into a DuckDB table, and return how many were new.
+
+        Rows and position are one transaction: call it again, after a crash or after more rows, and
+        each row is there once. A path is opened and closed again; the table is named after the
+        stream unless ``table`` says otherwise.
+
+        Raises:
+            HistoryChanged: the table holds something else, or was changed by somebody.
+            OffsetOutOfRange: rows that were not copied yet have been removed.
+        """
+        from streamlab.duck import export_rows
+
+        return export_rows(self._scan, path_or_connection, table or self.name, progress)
+
+    # -- views -------------------------------------------------------------------------------
+
+    def _view(self, scan: Scan, why: str) -> Stream:
+        return Stream(self._catalog, scan, read_only=why)
+
+    def as_of(self, when: int | Instant, *, timeout: float | None = 10.0) -> Stream:
+        """Return the stream as it was: at an append time (inclusive), or below an offset.
+
+        The view never changes, and its rows are kept from retention while it lives.
+
+        Raises:
+            InvalidTime: an instant that is not yet past.
+            OffsetOutOfRange: an offset beyond the end, or of rows that have been removed.
+        """
+        scan = self._scan.freeze()
+        stop = scan.stop or 0
+        if isinstance(when, int) and not isinstance(when, bool):
+            if not scan.start <= when <= stop:
+                raise OffsetOutOfRange(
+                    f'there is no as-of {when} in stream "{self.name}", which holds [{scan.start}, {stop})',
+                    asked=when, available=range(scan.start, stop),
+                )  # fmt: skip
+            return self._view(replace(scan, stop=when), f"it is a view as of offset {when}")
+        micros = parse_instant(when, what="as_of")
+        self._await_appends(micros, timeout)
+        scan = self._scan.freeze()
+        assert scan.fixed is not None
+        end = self._scan.log.reader.find_appended(scan.fixed, micros + 1)
+        stop = max(scan.start, min(scan.stop or 0, end))
+        return self._view(replace(scan, stop=stop), f"it is a view as of {format_instant(micros)}")
+
+    def _await_appends(self, micros: int, timeout: float | None) -> None:
+        """Wait until no append can still get an append time at or before this instant.
+
+        Raises:
+            InvalidTime: the instant is not past.
+        """
+        log = self._scan.log
+        now = log.clock.now()
+        if micros >= now:
+            raise InvalidTime(
+                f"as_of {format_instant(micros)} is not past: it is {format_instant(now)}",
+                hint="lab.as_of looks back; for now, read the stream itself",
+            )
+        deadline = None if timeout is None else clocks.monotonic() + timeout
+        while log.reader.moment().append_time < micros and log.busy(micros):
+            if deadline is not None and clocks.monotonic() > deadline:
+                raise InvalidTime(f"an append that began before {format_instant(micros)} is still under way")
+            clocks.sleep(0.001)
+
+    def between(self, start: Instant | None = None, stop: Instant | None = None) -> Stream:
+        """Return the rows with event times in [start, stop), wherever they were appended.
+
+        Raises:
+            InvalidTime: a bound is no instant, or they are the wrong way round.
+        """
+        since = None if start is None else parse_instant(start, what="start")
+        until = None if stop is None else parse_instant(stop, what="stop")
+        if since is not None and until is not None and until < since:
+            raise InvalidTime(f"between {start!r} and {stop!r} is the wrong way round")
+        scan = self._scan.freeze()
+        if scan.since is not None:
+            since = scan.since if since is None else max(since, scan.since)
+        if scan.until is not None:
+            until = scan.until if until is None else min(until, scan.until)
+        if since is not None:
+            scan = replace(scan, start=max(scan.start, min(self._find(scan, since), scan.stop or 0)))
+        return self._view(
+            replace(scan, since=since, until=until), "it is a view between two event times"
+        )
+
+    def offsets(self, start: int, stop: int | None = None) -> Stream:
+        """Return the rows with offsets in [start, stop).
+
+        Raises:
+            OffsetOutOfRange: some of them are not, or no longer, there.
+        """
+        scan = self._scan.freeze()
+        end = scan.stop or 0
+        stop = end if stop is None else stop
+        if not scan.start <= start <= stop <= end:
+            raise OffsetOutOfRange(
+                f'stream "{self.name}" holds [{scan.start}, {end}), not all of [{start}, {stop})',
+                asked=range(start, stop), available=range(scan.start, end),
+            )  # fmt: skip
+        return self._view(
+            replace(scan, start=start, stop=stop), f"it is a view of offsets [{start}, {stop})"
+        )
+
+    def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
+        """Return the first offset whose stream time (or append time) is at or after an instant.
+
+        The end offset if there is none yet.
+
+        Raises:
+            InvalidTime: it is no instant.
+        """
+        micros = parse_instant(time, what="time")
+        if clock not in ("event", "append"):
+            raise ValueError(f'clock is "event" or "append"; got {clock!r}')
+        snapshot = self._scan.fix()
+        found = self._find(self._scan, micros, by_append=clock == "append")
+        return min(max(found, snapshot.start), snapshot.stop)
+
+    def _find(self, scan: Scan, micros: int, *, by_append: bool = False) -> int:
+        reader, column = scan.log.reader, self._info.time
+        moment = scan.fixed or reader.moment()
+        if by_append or column is None:
+            return reader.find_appended(moment, micros)
+        return reader.find_event(moment, micros, column)
+
+    # -- maintenance -------------------------------------------------------------------------
+
+    def trim(
+        self, before: int | Instant | None = None, clock: Literal["event", "append"] = "append"
+    ) -> int:
+        """Remove the rows below an offset or before an instant; return where the stream begins now.
+
+        Without ``before`` the stream's retention is applied. Offsets and stream time go on as if
+        nothing had been removed; rows that a live view needs stay on disk until it is gone.
+
+        Raises:
+            OffsetOutOfRange: an offset beyond the end.
+        """
+        self._writable()
+        log = self._scan.log
+        if before is None:
+            return log.retain()
+        if isinstance(before, int) and not isinstance(before, bool):
+            if not 0 <= before <= self.end_offset:
+                raise OffsetOutOfRange(
+                    f'cannot trim stream "{self.name}" to {before}: it ends at {self.end_offset}',
+                    asked=before, available=range(self.earliest_offset, self.end_offset),
+                )  # fmt: skip
+            return log.trim(before)
+        return log.trim(self.find(before, clock))
+
+    def seal(self) -> int:
+        """Turn everything there is into Arrow IPC files now; return how many were made.
+
+        Raises:
+            CorruptSegment: a file is not what was written.
+        """
+        self._writable()
+        return self._scan.log.seal()
+
+    def verify(self) -> Report:
+        """Read every byte of the stream, and report what is damaged."""
+        from streamlab.verify import verify_stream
+
+        return verify_stream(self._catalog, self.name)
+
+
+def _known(micros: int) -> int | None:
+    return None if micros in (NEVER, 0) else micros
+
+
+def _size_of(snapshot: Snapshot, file: str) -> int:
+    try:
+        return (snapshot.log.folder / file).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def checked_columns(info: StreamInfo) -> None:
+    """See that time and key are columns of the schema.
+
+    Raises:
+        SchemaMismatch: one of them is not.
+    """
+    require_columns(info.schema, info.key, "key")
+    if info.time is not None:
+        require_columns(info.schema, [info.time], "time")
