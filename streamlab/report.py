@@ -296,7 +296,7 @@ def host_chart(cpu: pl.DataFrame, memory: pl.DataFrame) -> Figure:
     import polars as pl
 
     size = _window_for(_high(cpu["ts"]) - _low(cpu["ts"]))
-    title = _host_title(cpu, memory)
+    title = _host_title(cpu)
     cores = sorted(cpu["core"].unique())
     if len(cores) > 4:
         cpu, cores = cpu.with_columns(core=pl.lit(-1)), [-1]
@@ -325,23 +325,24 @@ def host_chart(cpu: pl.DataFrame, memory: pl.DataFrame) -> Figure:
         below.set_ylim(bottom=0)
         below.set_ylabel("memory (GB)")
         total = _high(memory["total_bytes"]) / 1e9
-        _heading(below, f"memory in use, maximum of every {_words(size)}, of {total:.1f} GB")
+        peak = f"at most {_high(used['gb']):.1f} of {total:.1f} GB"
+        _heading(below, f"memory in use, maximum of every {_words(size)}: {peak}")
         below.set_xlim(_low(used["window_start"]), _high(used["window_start"]))
         _clock(below.xaxis)
         below.set_xlabel(_event_time(_low(used["window_start"])))
     return figure
 
 
-def _host_title(cpu: pl.DataFrame, memory: pl.DataFrame) -> str:
+def _host_title(cpu: pl.DataFrame) -> str:
     import polars as pl
 
     work = pl.sum_horizontal("user", "system").mean()
-    five = cpu.group_by(at=pl.col("ts").dt.truncate("5m")).agg(busy=work).sort("busy")
-    top = five.row(-1, named=True)
+    mean = cpu.select(work).item()
+    minutes = cpu.group_by(at=pl.col("ts").dt.truncate("1m")).agg(busy=work).sort("busy", "at")
+    top = minutes.row(-1, named=True)
     return (
-        f"The cores were busiest from {top['at']:%H:%M} to"
-        f" {top['at'] + dt.timedelta(minutes=5):%H:%M} UTC, at {top['busy']:.0f}%;"
-        f" memory peaked at {_high(memory['used_bytes']) / 1e9:.1f} GB"
+        f"The cores worked {mean:.0f}% of the time; the busiest minute was {top['at']:%H:%M} UTC,"
+        f" at {top['busy']:.0f}%"
     )
 
 

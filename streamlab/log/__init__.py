@@ -1,11 +1,12 @@
 """The log: ordered, durable, replayable. The only code that touches a stream's bytes.
 
 Reading order: `format` (bytes), `segment` (a file), `manifest` (which files), `head` (how far),
-`recovery` (what is there after anything), `writer`, `reader`, `maintain`, and `log` over them all.
+`recovery` (what is there after anything), `writer`, `bulk`, `reader`, `maintain`, and `log` over them all.
 """
 
+from streamlab.log.bulk import Rows
 from streamlab.log.log import Log
 from streamlab.log.reader import Moment
-from streamlab.log.writer import Policy, Rows
+from streamlab.log.writer import Policy
 
 __all__ = ["Log", "Moment", "Policy", "Rows"]

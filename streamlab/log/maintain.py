@@ -20,10 +20,17 @@ import pyarrow as pa
 from streamlab.log import disk
 from streamlab.log.format import Kind, checksum, serialize
 from streamlab.log.lock import FileLock
-from streamlab.log.manifest import CLOSED, SEALED, Manifest, Segment, file_name, read_manifest
+from streamlab.log.manifest import (
+    CLOSED,
+    SEALED,
+    Manifest,
+    Segment,
+    file_name,
+    read_manifest,
+    update_manifest,
+)
 from streamlab.log.pins import pinned
 from streamlab.log.segment import SegmentFile, SegmentWriter, seal_footer
-from streamlab.log.writer import update_manifest
 
 __all__ = ["Maintenance"]
 

@@ -13,15 +13,17 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamlab.clock import NEVER
-from streamlab.errors import CorruptSegment, NewerFormat
+from streamlab.errors import CorruptSegment, NewerFormat, StreamlabError
 from streamlab.log import disk
 from streamlab.log.format import VERSION, checksum
+from streamlab.log.lock import FileLock
 
-__all__ = ["ACTIVE", "CLOSED", "SEALED", "Manifest", "Segment", "read_manifest", "write_manifest"]
+__all__ = ["ACTIVE", "CLOSED", "SEALED", "Manifest", "Segment", "read_manifest", "update_manifest", "write_manifest"]
 
 ACTIVE, CLOSED, SEALED = "active", "closed", "sealed"
 FILE_NAME = re.compile(r"(\d{20})-(\d+)\.(log|arrow)")
@@ -138,3 +140,19 @@ def read_manifest(path: Path) -> Manifest:
         tuple(parsed[:live]),
         tuple(parsed[live:]),
     )
+
+
+def update_manifest(
+    folder: Path, lock: FileLock, change: Callable[[Manifest], Manifest]
+) -> Manifest:
+    """Replace the manifest by a changed one, nobody else changing it meanwhile."""
+    with lock(30.0):
+        try:
+            before: Manifest | None = read_manifest(folder / "manifest")
+        except (FileNotFoundError, StreamlabError):
+            before = None  # lost: the change brings one that was put together again
+        after = change(before)  # type: ignore[arg-type]
+        generation = (before.generation if before else after.generation) + 1
+        after = after._replace(generation=generation)
+        write_manifest(folder / "manifest", after)
+        return after

@@ -20,11 +20,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 
-from streamlab.clock import FOREVER, NEVER, Clock
+from streamlab.clock import FOREVER, Clock
 from streamlab.errors import (
     CorruptSegment,
     LabClosed,
@@ -35,7 +34,8 @@ from streamlab.errors import (
 )
 from streamlab.log import disk
 from streamlab.log.background import TIMERS
-from streamlab.log.format import Kind, checksum, serialize
+from streamlab.log.bulk import Layout, Rows, SealedFiles, count_partitions, describe, growing
+from streamlab.log.format import Kind, serialize
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.lock import FileLock
 from streamlab.log.manifest import (
@@ -47,12 +47,12 @@ from streamlab.log.manifest import (
     Segment,
     file_name,
     read_manifest,
-    write_manifest,
+    update_manifest,
 )
 from streamlab.log.recovery import Survey, survey
 from streamlab.log.segment import Mark, SegmentFile, SegmentWriter
 
-__all__ = ["LogWriter", "Policy", "Rows"]
+__all__ = ["LogWriter", "Policy"]
 
 logger = logging.getLogger("streamlab")
 
@@ -67,20 +67,6 @@ class Policy:
     segment_bytes: int = 64 << 20
     compression: str | None = None
     partitions: int = 1
-
-
-class Rows(NamedTuple):
-    """What one append brings: a batch of the stream's physical schema, and its event times.
-
-    ``batch`` may be a function of the offset that the first row gets.
-    """
-
-    batch: pa.RecordBatch | Callable[[int], pa.RecordBatch]
-    schema_id: int
-    events: tuple[int, int] | None  # smallest and greatest; None: append time is event time
-
-    def at(self, base: int) -> pa.RecordBatch:
-        return self.batch(base) if callable(self.batch) else self.batch
 
 
 class LogWriter:
@@ -278,7 +264,7 @@ class LogWriter:
         last = manifest.active
         mark = Mark(0, last.stop, last.after, last.append_max)
         file, number = self._create(last.schema, mark, manifest.next_file)
-        segments = (*manifest.segments, _active(file, number))
+        segments = (*manifest.segments, growing(file, number))
         self._update(lambda _: manifest._replace(segments=segments, next_file=number + 1))
         self.file, self.number = file, number
 
@@ -508,13 +494,13 @@ class LogWriter:
             self._poison(error)
             self._check()
         counts = tuple(self._partition_rows) if self.policy.partitions > 1 else None
-        return _describe(old, CLOSED, self.number, counts)
+        return describe(old, CLOSED, self.number, counts)
 
     def _change_over(
         self, old: SegmentWriter, new: list[Segment], file: SegmentWriter, number: int
     ) -> None:
         """List the new segments and the new growing file instead of the old one."""
-        entry = _active(file, number)
+        entry = growing(file, number)
         try:
             self._update(
                 lambda m: m._replace(
@@ -543,7 +529,7 @@ class LogWriter:
         with self.held(timeout) as old:
             append_time = self.append_time()
             manifest = self._manifest()
-            sink = _SealedFiles(self, old.mark, manifest.next_file, append_time)
+            sink = SealedFiles(self.folder, self._layout(), old.mark, manifest.next_file, append_time)
             try:
                 for rows in batches:
                     sink.add(rows)
@@ -559,6 +545,10 @@ class LogWriter:
             self._written += 1
             self._change_over(old, entries, file, number)
             return range(base, sink.mark.end)
+
+    def _layout(self) -> Layout:
+        policy = self.policy
+        return Layout(policy.segment_bytes, policy.compression, policy.partitions, self.schema_of)
 
     # -- letting go --------------------------------------------------------------------------
 
@@ -615,121 +605,6 @@ class LogWriter:
         with self.mutex:
             self._leave()
             self.closed = True
-
-
-class _SealedFiles:
-    """Writes the files of one big append; nothing refers to them until all are there."""
-
-    def __init__(self, writer: LogWriter, mark: Mark, number: int, append_time: int) -> None:
-        self.writer = writer
-        self.mark = mark
-        self.number = number
-        self.append_time = append_time
-        self.schema_id: int | None = None
-        self.entries: list[Segment] = []
-        self.file: SegmentWriter | None = None
-        self.counts: list[int] = []
-
-    def add(self, rows: Rows) -> None:
-        policy = self.writer.policy
-        if self.file is not None and self.file.mark.position > policy.segment_bytes:
-            self.finish()
-        if self.file is None:
-            self._begin(rows.schema_id)
-        assert self.file is not None
-        low, high = rows.events or (self.append_time, self.append_time)
-        batch = rows.at(self.file.mark.end)
-        self.file.put(
-            Kind.ROWS, after=max(self.file.mark.stream_time, high), append_time=self.append_time,
-            rows=batch.num_rows, events=(low, high), message=serialize(batch, policy.compression),
-        )  # fmt: skip
-        if policy.partitions > 1:
-            count_partitions(batch, self.counts)
-
-    def _begin(self, schema_id: int) -> None:
-        self.schema_id = schema_id
-        schema = self.writer.schema_of(schema_id)
-        while self.file is None:
-            path = self.writer.folder / file_name(self.mark.end, self.number, sealed=True)
-            with contextlib.suppress(FileExistsError):
-                self.file = SegmentWriter(path, schema, schema_id, self.mark)
-            self.number += 1
-        self.counts = [0] * self.writer.policy.partitions
-
-    def finish(self) -> None:
-        """Seal the file at hand."""
-        file, self.file = self.file, None
-        if file is None:
-            return
-        try:
-            file.end()
-            file.seal()
-            disk.sync(file.fd)
-            file.close()
-            disk.sync_dir(self.writer.folder)
-        except BaseException:
-            file.abandon()
-            raise
-        counts = tuple(self.counts) if self.writer.policy.partitions > 1 else None
-        self.entries.append(_describe(file, SEALED, self.number - 1, counts)._replace(synced=True))
-        self.mark = file.mark
-
-    def abandon(self) -> None:
-        if self.file is not None:
-            self.file.abandon()
-        for entry in self.entries:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(self.writer.folder / entry.file)
-
-
-def _active(file: SegmentWriter, number: int) -> Segment:
-    end = file.mark.end
-    assert file.path.name == file_name(end, number, sealed=False)
-    return Segment(
-        file.path.name, file.segment, ACTIVE, end, end, file.schema_id,
-        append_min=file.mark.append_time, append_max=file.mark.append_time,
-        before=file.mark.stream_time, after=file.mark.stream_time,
-    )  # fmt: skip
-
-
-def _describe(
-    file: SegmentWriter, state: str, number: int, counts: tuple[int, ...] | None
-) -> Segment:
-    size, whole = file.mark.position, 0
-    if state == SEALED:
-        data = disk.map_file(file.path)
-        size, whole = len(data), checksum(data)
-    assert file.path.name == file_name(file.base, number, sealed=state == SEALED)
-    return Segment(
-        file.path.name, file.segment, state, file.base, file.mark.end, file.schema_id,
-        bytes=size, checksum=whole, synced=file.synced >= file.mark.position,
-        append_min=file.append_min if file.append_min != FOREVER else NEVER,
-        append_max=file.mark.append_time, before=file.before, after=file.mark.stream_time,
-        event_min=file.event_min, event_max=file.event_max, partitions=counts,
-    )  # fmt: skip
-
-
-def count_partitions(batch: pa.RecordBatch, counts: list[int]) -> None:
-    """Add the rows of each partition to ``counts``."""
-    found = batch.column("_partition").value_counts()
-    for value, count in zip(found.field("values"), found.field("counts"), strict=True):
-        counts[value.as_py()] += count.as_py()
-
-
-def update_manifest(
-    folder: Path, lock: FileLock, change: Callable[[Manifest], Manifest]
-) -> Manifest:
-    """Replace the manifest by a changed one, nobody else changing it meanwhile."""
-    with lock(30.0):
-        try:
-            before: Manifest | None = read_manifest(folder / "manifest")
-        except (FileNotFoundError, StreamlabError):
-            before = None  # lost: the change brings one that was put together again
-        after = change(before)  # type: ignore[arg-type]
-        generation = (before.generation if before else after.generation) + 1
-        after = after._replace(generation=generation)
-        write_manifest(folder / "manifest", after)
-        return after
 
 
 _WRITERS: weakref.WeakSet[LogWriter] = weakref.WeakSet()
