@@ -152,7 +152,7 @@ def _progress(total: int, unit: str, what: str) -> Any:
         total=total,
         unit=unit,
         desc=f"  {what}",
-        unit_scale=True,
+        unit_scale=total > 10_000,
         leave=False,
         disable=None,
         ncols=80,
@@ -208,11 +208,11 @@ def record_and_load(stage: Stage) -> Section:
 
     lab, began = stage.lab, time.monotonic()
     with Recorder(lab, stage.rate, stage.seconds) as recorder:
-        loaded = sum(_load(lab, load, recorder) for load in LOADS)
+        loaded = _load_history(lab, recorder)
         took = time.monotonic() - began
         stage.show(
-            f"  {loaded:,} rows of history in {took:.1f} s, {CHUNK:,} to an append, each append"
-            f"\n  on the disk before the next; meanwhile this machine is recorded at {stage.rate:g} Hz\n"
+            f"  {loaded:,} rows of history in {took:.1f} s, {CHUNK:,} to an append, each append\n"
+            f"  on disk before the next; this machine is recorded meanwhile, {stage.rate:g} Hz\n"
         )
         _wait_for(recorder, int(stage.seconds * stage.rate))
     names = [*recorder.source.schemas, *BY_STREAM]
@@ -247,17 +247,20 @@ def _describe(stream: Any) -> dict[str, Any]:
     }
 
 
-def _load(lab: Any, load: Load, recorder: Recorder) -> int:
+def _load_history(lab: Any, recorder: Recorder) -> int:
     import polars as pl
 
-    frame = pl.read_parquet(dataset(load.file))
-    stream = lab.create(load.stream, frame.clear(), time="ts", key=load.key, delay=load.delay)
-    with _progress(frame.height, " rows", load.stream) as bar:
-        for chunk in frame.iter_slices(CHUNK):
-            stream.append(chunk)
-            recorder.check()
-            bar.update(chunk.height)
-    return frame.height
+    frames = [pl.read_parquet(dataset(load.file)) for load in LOADS]
+    total = sum(frame.height for frame in frames)
+    with _progress(total, " rows", "loading") as bar:
+        for load, rows in zip(LOADS, frames, strict=True):
+            columns = rows.clear()
+            stream = lab.create(load.stream, columns, time="ts", key=load.key, delay=load.delay)
+            for chunk in rows.iter_slices(CHUNK):
+                stream.append(chunk)
+                recorder.check()
+                bar.update(chunk.height)
+    return total
 
 
 def _wait_for(recorder: Recorder, samples: int) -> None:

@@ -217,8 +217,10 @@ def _heading(axis: Axes, says: str, *, legend: int = 0) -> None:
 def _clock(axis: Axis, pattern: str = "%H:%M") -> None:
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
-    axis.set_major_locator(AutoDateLocator(minticks=5, maxticks=10))  # type: ignore[no-untyped-call]
-    axis.set_major_formatter(DateFormatter(pattern))  # type: ignore[no-untyped-call]
+    locator: Any = AutoDateLocator  # matplotlib leaves both without types
+    formatter: Any = DateFormatter
+    axis.set_major_locator(locator(minticks=5, maxticks=10))
+    axis.set_major_formatter(formatter(pattern))
 
 
 def _event_time(day: dt.datetime) -> str:
@@ -533,7 +535,8 @@ body { margin: 0; background: var(--back); color: var(--ink);
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .4rem; padding-top: 1.2rem; border-top: 1px solid var(--line); }
+h2 { font-size: 1.3rem; margin: 3rem 0 .4rem; padding-top: 1.2rem;
+  border-top: 1px solid var(--line); }
 p { max-width: 46rem; margin: .5rem 0; }
 .lead, .note, figcaption { color: var(--muted); }
 .note { font-size: .88rem; white-space: pre-line; }

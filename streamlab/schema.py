@@ -9,9 +9,8 @@ Three steps, each of which keeps every value or raises `SchemaMismatch`:
 3. `conform` casts a batch to that form. Columns go by name. Text is never parsed, a number never
    rounded, an instant never cut: a value that would not survive is named with its row.
 
-``nullable=False`` is a promise of a whole column that `conform` enforces; fields inside a column
-are always nullable. In memory and on disk every column is nullable too (`physical`), so that rows
-older than a column can be read as null.
+``nullable=False`` is a promise of a whole column that `conform` enforces; fields inside are always
+nullable. In memory and on disk columns are too (`physical`): rows older than one read as null.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import functools
 import itertools
 import re
 import zoneinfo
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,8 +58,9 @@ SYSTEM_FIELDS = {
 
 SYSTEM_COLUMNS = tuple(SYSTEM_FIELDS)
 
-_LISTS = (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)
+# Casts stay within a family, but for those of _CASTS; whether a value survives is another matter.
 _INT = pa.int8()
+_LISTS = (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)
 _FAMILIES = {
     "bool": [pa.bool_()],
     "signed": [pa.int8(), pa.int16(), pa.int32(), pa.int64()],
@@ -78,16 +78,14 @@ _FAMILIES = {
     "map": [pa.map_(_INT, _INT)],
 }
 _FAMILY: dict[int, str] = {kind.id: name for name, kinds in _FAMILIES.items() for kind in kinds}
-_NUMBERS = {"signed", "unsigned", "float", "decimal"}
-_CASTS = {name: {name} for name in _FAMILIES} | {
-    "signed": _NUMBERS,
-    "unsigned": _NUMBERS,
-    "float": _NUMBERS - {"decimal"},
-    "date": {"date", "timestamp"},
-}
+_CASTS = {name: {name} for name in _FAMILIES}
+_CASTS["signed"] = _CASTS["unsigned"] = {"signed", "unsigned", "float", "decimal"}
+_CASTS["float"] = {"signed", "unsigned", "float"}
+_CASTS["date"] = {"date", "timestamp"}
 _PLAIN = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.date64(): pa.date32()}
 _LARGE = {pa.string(): pa.large_string(), pa.string_view(): pa.large_string()}
 _LARGE |= {pa.binary(): pa.large_binary(), pa.binary_view(): pa.large_binary()}
+_OFFSET = r"[+-]\d\d:?\d\d"
 _UNITS = {"s": 3, "ms": 2, "us": 1, "ns": 0}  # the coarser, the greater
 
 
@@ -120,10 +118,9 @@ def _user_columns(schema: pa.Schema) -> dict[str, int]:
         system = next((s for s in SYSTEM_COLUMNS if name.lower().startswith(s)), None)
         if system:
             free = name.strip("_") + ("_" if name.lower() == system else "")
-            hint = f'.rename({{"{name}": "{free}"}})'
             why = f"names that start with {system} are streamlab's own"
-            want = SYSTEM_FIELDS[system].type
-            raise _mismatch(name, schema.field(place).type, want, why, hint)
+            got, want = schema.field(place).type, SYSTEM_FIELDS[system].type
+            raise _mismatch(name, got, want, why, f'.rename({{"{name}": "{free}"}})')
     return dict(zip(names, places, strict=True))
 
 
@@ -136,14 +133,13 @@ def _is_system(field: pa.Field) -> bool:
 def _check_names(names: list[str], path: str = "") -> None:
     seen: dict[str, str] = {}
     for place, name in enumerate(names):
+        column = f"{path}{name}"
         if not name:
-            raise SchemaMismatch(f"column {path}{place} has no name", column=path)
-        other = seen.setdefault(name.lower(), f"{path}{name}")
-        if len(seen) <= place:
-            message = f'column "{path}{name}" is there twice'
-            if other != path + name:
-                message = f'columns "{other}" and "{path}{name}" differ by case only'
-            raise SchemaMismatch(message, column=path + name, hint="rename one: SQL folds case")
+            raise SchemaMismatch(f"column {path}{place} has no name", column=column)
+        if name.lower() in seen:
+            message = f'columns "{seen[name.lower()]}" and "{column}" have one name'
+            raise SchemaMismatch(message, column=column, hint="rename one: SQL folds case")
+        seen[name.lower()] = column
 
 
 def _stored(kind: pa.DataType, path: str) -> pa.DataType:
@@ -155,7 +151,7 @@ def _stored(kind: pa.DataType, path: str) -> pa.DataType:
         if refuses(kind):
             raise _mismatch(path, kind, None, why, hint)
     match _FAMILY[kind.id]:
-        case "timestamp" if kind.tz and re.match(r"[+-]\d", kind.tz):
+        case "timestamp" if kind.tz and re.fullmatch(_OFFSET, kind.tz):
             return pa.timestamp(kind.unit, "UTC")
         case "list":
             item = _stored(kind.value_type, f"{path}[]")
@@ -174,12 +170,10 @@ def _stored(kind: pa.DataType, path: str) -> pa.DataType:
 
 @functools.cache
 def _is_zone(name: str | None) -> bool:
-    if name in {None, "UTC"} or re.fullmatch(r"[+-]\d\d:?\d\d", name):
-        return True
     try:
-        return bool(zoneinfo.ZoneInfo(name))
+        return bool(name is None or re.fullmatch(_OFFSET, name) or zoneinfo.ZoneInfo(name))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
+        return name == "UTC"  # also where no zones are installed
 
 
 _REFUSED: tuple[tuple[Callable[[pa.DataType], bool], str, str], ...] = (
@@ -208,8 +202,7 @@ def to_table(data: Any) -> pa.Table:
     {'a': [1, None], 'b': [None, 'x']}
 
     Raises:
-        SchemaMismatch: it is none of these, or a value has no Arrow type, or bytes are not what
-            their type says (broken UTF-8, offsets out of bounds).
+        SchemaMismatch: it is none of these, a value has no Arrow type, or bytes are broken.
     """
     return batches(data).read_all()
 
@@ -229,14 +222,15 @@ def batches(data: Any) -> pa.RecordBatchReader:
     _check_objects(data)
     try:
         reader = _reader(data)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:  # pandas: ValueError for a doubled name
         raise SchemaMismatch(f"a {type(data).__name__} is not rows: {error}") from None
     names = reader.schema.names
     if b"pandas" in (reader.schema.metadata or {}):  # an index without a name is no column
         names = [None if re.fullmatch(r"__index_level_\d+__", name) else name for name in names]
     places = [place for place, name in enumerate(names) if name is not None]
     schema = pa.schema([reader.schema.field(place) for place in places])
-    return pa.RecordBatchReader.from_batches(schema, _validated(reader, places))
+    chosen = (_validated(batch.select(places)) for batch in reader)
+    return pa.RecordBatchReader.from_batches(schema, chosen)
 
 
 def _reader(data: Any) -> pa.RecordBatchReader:
@@ -248,26 +242,19 @@ def _reader(data: Any) -> pa.RecordBatchReader:
         return data.scanner().to_reader()
     if hasattr(data, "to_reader"):  # a pyarrow scanner
         return data.to_reader()
+    name = type(data).__name__
     hint = "give a frame, an Arrow table, a dict of columns, a list of dicts or one dict"
-    if type(data).__name__ == "LazyFrame":
-        hint = "call .collect() first"
-    raise SchemaMismatch(f"a {type(data).__name__} is not rows", hint=hint, got=type(data))
+    hint = "call .collect() first" if name == "LazyFrame" else hint
+    raise SchemaMismatch(f"a {name} is not rows", hint=hint, got=name)
 
 
-def _validated(reader: pa.RecordBatchReader, places: list[int]) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        chosen = batch.select(places) if len(places) < batch.num_columns else batch
-        _validate(chosen)
-        yield chosen
-
-
-def _validate(data: pa.Table | pa.RecordBatch) -> None:
+def _validated(data: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
     for field, column in zip(data.schema, data.columns, strict=True):
         try:
             column.validate(full=True)
         except pa.ArrowException as error:
-            message = f'column "{field.name}" is not valid {describe_type(field.type)}: {error}'
-            raise SchemaMismatch(message, column=field.name, got=field.type) from None
+            raise _mismatch(field.name, field.type, None, f"it is broken: {error}") from None
+    return data
 
 
 def _check_objects(data: Any) -> None:
@@ -308,9 +295,11 @@ def _kinds(values: Iterable[Any]) -> dict[Any, str]:
 
 
 def _is_array(value: Any) -> bool:
-    if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_c_stream__"):
-        return not isinstance(value, pa.Scalar)
-    return isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) >= 1
+    if isinstance(value, pa.Scalar | memoryview):  # the latter is bytes, as Arrow sees it
+        return False
+    speaks_arrow = hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_c_stream__")
+    is_sequence = isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) >= 1
+    return speaks_arrow or is_sequence
 
 
 def _rows_table(rows: Collection[Any]) -> pa.Table:
@@ -331,12 +320,10 @@ def _columns_table(columns: Mapping[Any, Any]) -> pa.Table:
             raise SchemaMismatch(f"column name {name!r} is not a string", column=str(name))
         arrays[name] = _array(name, values)
     lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        odd = next(name for name, n in lengths.items() if n != next(iter(lengths.values())))
-        raise SchemaMismatch(f'column "{odd}" has another length: {lengths}', column=odd)
-    table = pa.table(arrays)
-    _validate(table)
-    return table
+    for name, length in lengths.items():
+        if length != max(lengths.values()):
+            raise SchemaMismatch(f'column "{name}" has another length: {lengths}', column=name)
+    return _validated(pa.table(arrays))
 
 
 def _array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
@@ -364,7 +351,7 @@ def _python_array(name: str, values: list[Any]) -> pa.Array:
     _check_kinds(name, values)
     try:
         array = pa.array(values)
-        if any(map(_nanoseconds, values if hasattr(array.type, "unit") else ())):
+        if any(k.__module__.startswith("pandas") for k in kinds) and any(map(_nanoseconds, values)):
             zone = getattr(array.type, "tz", None)
             fine = pa.timestamp("ns", zone) if types.is_timestamp(array.type) else pa.duration("ns")
             return pa.array(values, fine)
@@ -387,22 +374,22 @@ def _check_kinds(path: str, values: list[Any]) -> None:
     """Refuse a mixture that Arrow would silently make one of: True as 1.0, a datetime as a date."""
     kinds = _kinds(values)
     named = {*kinds.values()} - _NULLS
+    labels = [kinds[type(value)] for value in values] if len(named) > 1 else []
     if named == {"datetime"}:
-        labels = ["aware" if getattr(v, "tzinfo", None) else "naive" for v in values]
-    elif len(named) > 1 and named not in ({"int", "float"}, {"int", "Decimal"}):
-        labels = [kinds[type(value)] for value in values]
-    else:
+        labels = ["NoneType" if v is None else "aware" if v.tzinfo else "naive" for v in values]
+    elif named in ({"int", "float"}, {"int", "Decimal"}):  # exactly so, or Arrow refuses
         labels = []
-    rows = [row for row in range(len(labels)) if values[row] is not None]
-    for row in rows:
-        if labels[row] != labels[rows[0]]:
-            why = f"row {row} is {_shown(values[row])}"
-            raise _mismatch(path, labels[row], labels[rows[0]], why, row=row)
-    present = [value for value in values if value is not None]
+    usual = next((label for label in labels if label not in _NULLS), None)
+    for row, label in enumerate(labels):
+        if label != usual and label not in _NULLS:
+            raise _mismatch(path, label, usual, f"row {row} is {_shown(values[row])}", row=row)
+    if named not in ({"dict"}, {"list"}):
+        return
+    present = [value for value in values if kinds[type(value)] not in _NULLS]
     if named == {"dict"}:
         for key in dict.fromkeys(itertools.chain.from_iterable(present)):
             _check_kinds(f"{path}.{key}", [value.get(key) for value in present])
-    if named == {"list"}:
+    else:
         _check_kinds(f"{path}[]", list(itertools.chain.from_iterable(present)))
 
 
@@ -438,38 +425,37 @@ def _match(got: pa.Schema, want: pa.Schema) -> list[int]:
             raise _mismatch(name, None, want.field(name).type, "the data lacks it", hint)
     if extra:
         hint = "drop it from the data, or add it with stream.evolve"
-        kind = got.field(places[extra[0]]).type
-        raise _mismatch(extra[0], kind, None, "the stream has no such column", hint)
+        why, kind = "the stream has no such column", got.field(places[extra[0]]).type
+        raise _mismatch(extra[0], kind, None, why, hint)
     return [places[name] for name in want.names]
 
 
 def _contiguous(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> pa.Array:
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    chunks = chunks or [pa.nulls(0)]
+    """A column of the data as one array of the field's type, value for value."""
+    chunks = getattr(column, "chunks", [column]) or [pa.nulls(0)]
     starts = itertools.accumulate(map(len, chunks), initial=0)
-    arrays = [_exact(chunk, field, row) for chunk, row in zip(chunks, starts, strict=False)]
     try:
+        arrays = [_exact(chunk, field, row) for chunk, row in zip(chunks, starts, strict=False)]
         return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
-    except pa.ArrowException as error:
-        raise _too_big(field, error) from None
+    except pa.ArrowException as error:  # each value is sound, all together are not
+        why = f"too big for one batch ({error})"
+        raise _mismatch(field.name, column.type, field.type, why, "give less at a time") from None
 
 
-def _exact(array: pa.Array, field: pa.Field, first_row: int = 0) -> pa.Array:
-    """The array as the field's type, value for value; ``first_row`` is its place in the data."""
-
+def _exact(chunk: pa.Array, field: pa.Field, first_row: int) -> pa.Array:
     def cast(part: pa.Array) -> pa.Array:
         return _cast(part, field.type, field.name)
 
     try:
-        return cast(array)
-    except pa.ArrowException as error:
-        place = _first_failing(array, cast)
+        return cast(chunk)
+    except pa.ArrowException:
+        place = _first_failing(chunk, cast)
         if place is None:
-            raise _too_big(field, error) from None
+            raise
     row = first_row + place
-    why = f"row {row} is {_shown(array[place])}, which would not be the same"
+    why = f"row {row} is {_shown(chunk[place])}, which would not be the same"
     hint = "convert it on purpose, or widen the column with stream.evolve"
-    raise _mismatch(field.name, array.type, field.type, why, hint, row=row)
+    raise _mismatch(field.name, chunk.type, field.type, why, hint, row=row)
 
 
 def _first_failing(rows: Any, attempt: Callable[[Any], Any]) -> int | None:
@@ -625,13 +611,13 @@ def adapt(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     Raises:
         SchemaMismatch: ``schema`` did not come from the batch's by `evolve`.
     """
-    here = {name: place for place, name in enumerate(batch.schema.names)}
     if not len(schema):  # a count of rows is all that is asked for
         return batch.select([])
+    here = {name: place for place, name in enumerate(batch.schema.names)}
     arrays = []
     for name, kind in zip(schema.names, schema.types, strict=True):
         old = batch.column(here[name]) if name in here else pa.nulls(batch.num_rows)
-        arrays.append(_exact(old, pa.field(name, kind)))
+        arrays.append(_contiguous(old, pa.field(name, kind)))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -642,14 +628,12 @@ def check_time_column(schema: pa.Schema, name: str) -> None:
         SchemaMismatch: no such column, or neither a timestamp nor a date; the hint converts it.
     """
     if name not in schema.names:
-        near = difflib.get_close_matches(name, schema.names, 1) or schema.names
-        hint = f"the columns are {', '.join(near)}"
+        hint = f"the columns are {', '.join(schema.names)}"
         raise SchemaMismatch(f'no column "{name}" to be the event time', hint=hint, column=name)
     kind = schema.field(name).type
     if not (types.is_timestamp(kind) or types.is_date32(kind)):
-        hint = _hint(kind, name)
-        want = pa.timestamp("us", "UTC")
-        raise _mismatch(name, kind, want, "an event time is a timestamp or a date", hint)
+        why = "an event time is a timestamp or a date"
+        raise _mismatch(name, kind, None, why, _hint(kind, name))
 
 
 def event_times(column: pa.Array, name: str = "time") -> npt.NDArray[np.int64]:
@@ -663,7 +647,7 @@ def event_times(column: pa.Array, name: str = "time") -> npt.NDArray[np.int64]:
     if column.null_count:
         raise _null(column, pa.field(name, kind), "a row without a time has no place")
     fine = types.is_timestamp(kind) and kind.unit == "ns"
-    micros = column if fine else _exact(column, pa.field(name, pa.timestamp("us", "UTC")))
+    micros = column if fine else _contiguous(column, pa.field(name, pa.timestamp("us", "UTC")))
     counts: npt.NDArray[np.int64] = micros.view(pa.int64()).to_numpy()
     return np.floor_divide(counts, 1_000) if fine else counts
 
@@ -703,20 +687,13 @@ def _mismatch(
 
 def _null(array: pa.Array, field: pa.Field, why: str) -> SchemaMismatch:
     row = array.is_null().index(True).as_py()
-    hint = "fill or filter the nulls first"
-    return _mismatch(field.name, None, field.type, f"row {row} is null; {why}", hint, row=row)
-
-
-def _too_big(field: pa.Field, error: Exception) -> SchemaMismatch:
-    why = f"too big for one batch ({error})"
-    return _mismatch(field.name, field.type, None, why, "append it in smaller parts")
+    why, hint = f"row {row} is null; {why}", "fill or filter the nulls first"
+    return _mismatch(field.name, None, field.type, why, hint, row=row)
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, pa.Scalar):
-        try:
-            value = value.as_py()
-        except (ValueError, OverflowError, pa.ArrowException):  # beyond Python's own range
-            value = value.cast(pa.int64()).as_py()
-    text = repr(value)
+    try:
+        text = repr(value.as_py() if isinstance(value, pa.Scalar) else value)
+    except (ValueError, OverflowError):  # an instant beyond Python's own range
+        text = str(value.cast(pa.int64()).as_py())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -19,6 +19,7 @@ from streamlab.errors import SchemaMismatch
 
 UTC = dt.UTC
 D = decimal.Decimal
+NOON = dt.datetime(2026, 1, 5, 12)
 
 
 def one(kind, *values, name="x"):
@@ -112,6 +113,11 @@ def arrays(draw):
     return array[start:]
 
 
+def same(left, right):
+    """Whether two arrays hold the same values, NaN being itself."""
+    return left.type == right.type and (left.equals(right) or str(left) == str(right))
+
+
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -125,7 +131,7 @@ def test_every_stored_type_goes_through_unchanged(array):
     batch = sl.conform(table, stored)
     assert batch.schema == stored
     batch.validate(full=True)
-    assert batch.column(0).equals(array) or repr(batch.column(0)) == repr(array)  # NaN
+    assert same(batch.column(0), array)
 
 
 def foreign(array, draw):
@@ -142,9 +148,9 @@ def foreign(array, draw):
     if pa.types.is_binary(kind):
         forms.append(lambda: array.cast(pa.binary_view()))
     if pa.types.is_primitive(kind) and not pa.types.is_boolean(kind):
-        forms.append(lambda: array.dictionary_encode())
+        forms.append(array.dictionary_encode)
     if pa.types.is_list(kind) and not array.offset:
-        sizes = pa.array([0 if v is None else len(v) for v in array], pa.int32())
+        sizes = pa.array([len(v) if v.is_valid else 0 for v in array], pa.int32())
         mask = array.is_null()
         forms = [
             lambda: pa.ListViewArray.from_arrays(array.offsets[:-1], sizes, array.values, mask=mask)
@@ -163,7 +169,7 @@ def test_every_foreign_form_becomes_what_it_holds(data):
     assert sl.normalise(table.schema) == pa.schema([("x", plain.type)])
     result = into(plain.type, table)
     result.validate(full=True)
-    assert repr(result) == repr(plain[start:])
+    assert same(result, plain[start:])
 
 
 @FAST
@@ -176,11 +182,10 @@ def test_a_cast_keeps_every_value_or_is_refused(data):
     array = pa.array(given_values, old)
     try:
         result = into(new, pa.table({"x": array})).to_pylist()
-    except SchemaMismatch as error:
-        assert error.column == "x"  # noqa: PT017
+    except SchemaMismatch:
         return
     for before, after in zip(array.to_pylist(), result, strict=True):
-        assert before == after or (before != before and after != after)  # noqa: PLR0124
+        assert before == after or (before != before and after != after)
 
 
 # Producers.
@@ -226,7 +231,7 @@ PRODUCERS = {
     "dataset": lambda: pa.dataset.dataset(pa.Table.from_pylist(ROWS)),
     "scanner": lambda: pa.dataset.dataset(pa.Table.from_pylist(ROWS)).scanner(),
     "pandas frame": lambda: pd.DataFrame(ROWS).convert_dtypes(),
-    "pandas slice": lambda: pd.DataFrame([{}, *ROWS])[1:].convert_dtypes(),
+    "pandas slice": lambda: pd.DataFrame([ROWS[1], *ROWS]).convert_dtypes()[1:],
     "DuckDB relation": lambda: duckdb.from_arrow(pa.Table.from_pylist(ROWS)),
 }
 
@@ -238,6 +243,32 @@ def test_every_producer_gives_the_same_batch(producer, read):
     batch = sl.conform(read(PRODUCERS[producer]()), STORED)
     assert batch.schema == STORED
     assert batch.to_pylist() == pa.RecordBatch.from_pylist(ROWS, STORED).to_pylist()
+
+
+NESTED = [
+    {"tags": ["x", None], "at": {"z": 1, "who": "é"}, "kind": "a", "deep": [{"q": [b"x"]}]},
+    {"tags": None, "at": None, "kind": None, "deep": None},
+    {"tags": [], "at": {"z": None, "who": None}, "kind": "b", "deep": [{"q": None}, None]},
+]
+
+
+@pytest.mark.parametrize(
+    "producer",
+    [
+        lambda: NESTED,
+        lambda: pa.Table.from_pylist(NESTED),
+        lambda: pl.DataFrame(NESTED).with_columns(pl.col("kind").cast(pl.Categorical)),
+        lambda: duckdb.from_arrow(pa.Table.from_pylist(NESTED)),
+    ],
+)
+@pytest.mark.parametrize("start", [0, 1])
+def test_nested_data_goes_through_unchanged(producer, start):
+    """Lists and structs of any library, cut too, become plain types with the same values."""
+    table = sl.to_table(producer())[start:]
+    batch = sl.conform(table, sl.normalise(table.schema))
+    batch.validate(full=True)
+    assert batch.schema.field("kind").type == pa.string()
+    assert batch.to_pylist() == NESTED[start:]
 
 
 def test_a_reader_is_read_one_batch_at_a_time():
@@ -272,7 +303,8 @@ def test_a_dict_is_columns_iff_a_value_is_a_list_or_an_array():
         pd.Series([1, 2]),
     ):
         assert sl.to_table({"a": values_}).to_pydict() == {"a": [1, 2]}
-    assert sl.to_table({"a": np.float64(1.5)}).to_pydict() == {"a": [1.5]}
+    row = {"a": np.float64(1.5), "b": memoryview(b"z"), "c": pa.scalar(1)}
+    assert sl.to_table(row).to_pydict() == {"a": [1.5], "b": [b"z"], "c": [1]}
 
 
 def test_an_index_without_a_name_is_no_column():
@@ -362,6 +394,7 @@ def test_what_arrow_would_bend_or_break_is_refused_by_name(data, column, says):
         ({}, "without keys"),
         ([{}, {}], "without keys"),
         (pl.Series([1, 2]), "Series"),
+        (pd.DataFrame([[1, 2]], columns=["x", "x"]), "Duplicate"),
         ((row for row in ROWS), "generator"),
     ],
 )
@@ -507,9 +540,9 @@ def test_types_that_a_reader_lacks_are_refused_at_any_depth(kind):
 @pytest.mark.parametrize("kind", list(LEAVES), ids=str)
 def test_every_stored_type_is_read_by_polars_and_duckdb(kind):
     """A type that is accepted can be read by the engines that streamlab stands on."""
-    table = pa.table({"x": pa.nulls(2, kind)})
-    assert pl.DataFrame(table)["x"].null_count() == 2
-    assert duckdb.sql("select count(*) from table where x is null").fetchone() == (2,)
+    rows = pa.table({"x": pa.nulls(2, kind)})
+    assert pl.DataFrame(rows)["x"].null_count() == 2
+    assert duckdb.from_arrow(rows).filter("x is null").count("*").fetchall() == [(2,)]
 
 
 # Conforming.
@@ -581,14 +614,14 @@ EXACT = [
     (pa.int32(), pa.decimal32(9, 2), [12]),
     (pa.decimal128(20, 4), pa.decimal64(5, 2), [D("1.2500")]),
     (pa.decimal256(50, 4), pa.decimal128(38, 2), [D("1.2500")]),
-    (pa.date32(), pa.timestamp("us", "UTC"), [dt.date(2026, 1, 5)]),
     (pa.date64(), pa.date32(), [dt.date(2026, 1, 5), None]),
-    (pa.timestamp("s"), pa.timestamp("ns"), [1]),
-    (pa.timestamp("us"), pa.timestamp("ms"), [1000]),
-    (pa.timestamp("us"), pa.timestamp("us", "UTC"), [1]),
-    (pa.timestamp("us", "Asia/Tokyo"), pa.timestamp("ms", "UTC"), [1000]),
-    (pa.time64("us"), pa.time32("ms"), [1000]),
-    (pa.duration("s"), pa.duration("us"), [1]),
+    (pa.timestamp("s"), pa.timestamp("ms"), [NOON, None]),
+    (pa.timestamp("us"), pa.timestamp("s"), [NOON]),
+    (pa.timestamp("us", "Asia/Tokyo"), pa.timestamp("ms", "UTC"), [NOON.replace(tzinfo=UTC)]),
+    (pa.time64("us"), pa.time32("s"), [dt.time(9, 30)]),
+    (pa.time32("ms"), pa.time64("ns"), [dt.time(9, 30)]),
+    (pa.duration("s"), pa.duration("us"), [dt.timedelta(1), None]),
+    (pa.duration("us"), pa.duration("s"), [dt.timedelta(1), None]),
     (pa.string(), pa.large_string(), ["a", None]),
     (pa.large_string(), pa.string(), ["a", None]),
     (pa.string_view(), pa.large_string(), ["a" * 20, None]),
@@ -613,8 +646,16 @@ def test_a_cast_that_loses_nothing_is_made(got, want, items):
     result = into(want, pa.table({"x": array}))
     result.validate(full=True)
     assert result.type == want
-    back = result.to_pylist()
-    assert [None if v is None else v for v in back] == pa.array(items, want).to_pylist()
+    assert result.equals(pa.array(items, want))
+
+
+def test_a_day_is_its_midnight_and_a_naive_instant_is_utc():
+    """A date becomes a timestamp at 00:00 UTC; a timestamp without a zone counts as UTC."""
+    days = one(pa.date32(), dt.date(2026, 1, 5))
+    for kind in (pa.timestamp("us", "Asia/Tokyo"), pa.timestamp("s")):
+        assert into(kind, days).cast(pa.timestamp("s")).to_pylist() == [dt.datetime(2026, 1, 5)]
+    paris = into(pa.timestamp("us", "Europe/Paris"), one(pa.timestamp("s"), NOON))
+    assert paris.cast(pa.timestamp("us", "UTC")).to_pylist() == [NOON.replace(tzinfo=UTC)]
 
 
 LOSSY = [
@@ -747,7 +788,7 @@ def test_what_cannot_lie_in_one_array_is_refused_not_broken(kind):
     """Beyond 2 GiB of text in one batch there is an error that says to split it."""
     error = refusal(into, kind, huge(kind))
     assert error.column == "x"
-    assert "smaller" in error.hint
+    assert "less" in error.hint
 
 
 def test_a_slice_of_views_does_not_drag_its_buffers_along():
