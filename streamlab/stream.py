@@ -7,7 +7,6 @@ never changes, and takes no rows.
 
 from __future__ import annotations
 
-import time as clocks
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -452,11 +451,10 @@ class Stream:
                 f"as_of {format_instant(micros)} is not past: it is {format_instant(now)}",
                 hint="lab.as_of looks back; for now, read the stream itself",
             )
-        deadline = None if timeout is None else clocks.monotonic() + timeout
-        while log.reader.moment().append_time < micros and log.busy(micros):
-            if deadline is not None and clocks.monotonic() > deadline:
-                raise InvalidTime(f"an append that began before {format_instant(micros)} is still under way")
-            clocks.sleep(0.001)
+        if not log.settled(micros, timeout):
+            raise InvalidTime(
+                f"an append that began before {format_instant(micros)} is still under way"
+            )
 
     def between(self, start: Instant | None = None, stop: Instant | None = None) -> Stream:
         """Return the rows with event times in [start, stop), wherever they were appended.

@@ -791,6 +791,17 @@ def test_what_cannot_lie_in_one_array_is_refused_not_broken(kind):
     assert "less" in error.hint
 
 
+@pytest.mark.slow
+def test_views_of_one_value_do_not_overflow_unnoticed():
+    """Views repeat a value at no cost; where their text passes 2 GiB it is refused, not wrapped."""
+    one_view = pa.array(["x" * 10_000_000], pa.string_view())
+    views, *text = one_view.buffers()[1:]
+    repeated = pa.py_buffer(views.to_pybytes()[:16] * 220)
+    array = pa.Array.from_buffers(pa.string_view(), 220, [None, repeated, *text])
+    assert refusal(into, pa.string(), pa.table({"x": array})).column == "x"
+    assert into(pa.string(), pa.table({"x": array[:2]})).equals(pa.array(["x" * 10_000_000] * 2))
+
+
 def test_a_slice_of_views_does_not_drag_its_buffers_along():
     """Ten rows of a big Polars frame are as big as ten rows."""
     frame = pl.DataFrame({"x": [f"{i:040}" for i in range(50_000)]})[100:110]

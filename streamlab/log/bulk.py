@@ -116,6 +116,7 @@ class SealedFiles:
 
 
 def growing(file: SegmentWriter, number: int) -> Segment:
+    """Describe the growing file for the manifest."""
     end = file.mark.end
     assert file.path.name == file_name(end, number, sealed=False)
     return Segment(

@@ -86,12 +86,17 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
         unlink(temporary)
     fd = create(temporary)
     try:
-        write(fd, [content], 0)
-        if durable:
-            sync(fd)
-    finally:
-        os.close(fd)
-    rename(temporary, path)
+        try:
+            write(fd, [content], 0)
+            if durable:
+                sync(fd)
+        finally:
+            os.close(fd)
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unlink(temporary)
+        raise
     if durable:
         sync_dir(path.parent)
 

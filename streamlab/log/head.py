@@ -102,6 +102,7 @@ class HeadFile:
             first, second = slots
             if first and second and abs(first.serial - second.serial) == 1:
                 return max(first, second)
+            self._map = None  # perhaps the file was put together anew
             time.sleep(0.0002)
         return None
 
@@ -113,9 +114,13 @@ class HeadFile:
             if known is None:  # both slots anew, so that the pair is sound again
                 self._restore(head)
             self._fd = disk.open_append(self.path)
-        self._serial += 1
-        head = head._replace(serial=self._serial)
-        disk.write(self._fd, [head.pack()], (self._serial % 2) * SLOT_SIZE)
+        head = head._replace(serial=self._serial + 1)
+        try:
+            disk.write(self._fd, [head.pack()], (head.serial % 2) * SLOT_SIZE)
+        except BaseException:
+            self.close()  # which serial the file has now is found out at the next publication
+            raise
+        self._serial = head.serial
         return head
 
     def settle(self, head: Head) -> None:
@@ -136,8 +141,14 @@ class HeadFile:
         even = head._replace(serial=serial + serial % 2)
         self._serial = even.serial + 1
         pair = [even.pack(), even._replace(serial=self._serial).pack()]
-        disk.replace_file(self.path, b"".join(pair))
-        self._map = None
+        if len(self._mapped()) < HEAD_SIZE:
+            disk.replace_file(self.path, b"".join(pair))
+            return
+        fd = disk.open_append(self.path)  # in place: readers have it mapped
+        try:
+            disk.write(fd, pair, 0)
+        finally:
+            os.close(fd)
 
     def _mapped(self) -> mmap.mmap | bytes:
         if self._map is None:

@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class FileLock:
         self._fd: int | None = None
         self._pid = os.getpid()
         self._turn = threading.Lock()  # between the threads of this process
+        _LOCKS.add(self)
 
     @property
     def held(self) -> bool:
@@ -46,8 +48,6 @@ class FileLock:
         Raises:
             StreamLocked: another process has it still.
         """
-        if self._pid != os.getpid():  # a forked child starts afresh
-            self._fd, self._pid, self._turn = None, os.getpid(), threading.Lock()
         if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise self._refusal({"pid": os.getpid(), "host": socket.gethostname()}, timeout)
         try:
@@ -60,23 +60,32 @@ class FileLock:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o644)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+        try:
+            while not _taken_now(fd):
                 if deadline is not None and time.monotonic() >= deadline:
-                    holder = _read_holder(fd)
-                    os.close(fd)
-                    raise self._refusal(holder, timeout) from None
+                    raise self._refusal(_read_holder(fd), timeout)
                 time.sleep(_PAUSE)
-            except BaseException:
-                os.close(fd)
-                raise
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        with contextlib.suppress(OSError):  # a full disk must not keep a writer from trimming
-            os.pwrite(fd, json.dumps(who).ljust(200).encode(), 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        _write_holder(fd, {})
         return fd
+
+    def note(self, **content: Any) -> None:
+        """Say something to who looks at the lock; only its holder does."""
+        if self.held and self._fd is not None:
+            _write_holder(self._fd, content)
+
+    def holder(self) -> dict[str, Any]:
+        """Return what the holder says, or said before it died."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return {}
+        try:
+            return _read_holder(fd)
+        finally:
+            os.close(fd)
 
     def taken(self) -> bool:
         """Whether any process, this one included, holds the lock now."""
@@ -95,12 +104,18 @@ class FileLock:
         return False
 
     def release(self) -> None:
-        """Give the lock back; in a forked child, only forget it."""
+        """Give the lock back."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            if self._pid == os.getpid():
-                fcntl.flock(fd, fcntl.LOCK_UN)
-                self._turn.release()
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+            self._turn.release()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's lock without releasing it."""
+        fd, self._fd = self._fd, None
+        self._pid, self._turn = os.getpid(), threading.Lock()
+        if fd is not None:
             os.close(fd)
 
     @contextlib.contextmanager
@@ -122,9 +137,28 @@ class FileLock:
         )
 
 
+def _taken_now(fd: int) -> bool:
+    """Take the lock if nobody has it; whether that went well."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_holder(fd: int, content: dict[str, Any]) -> None:
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), **content}
+    with contextlib.suppress(OSError):  # a full disk must not keep a writer from trimming
+        os.pwrite(fd, json.dumps(who).ljust(300).encode(), 0)
+
+
 def _read_holder(fd: int) -> dict[str, Any]:
     try:
         holder = json.loads(os.pread(fd, 4096, 0))
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
+
+
+_LOCKS: weakref.WeakSet[FileLock] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [lock.forget() for lock in list(_LOCKS)])

@@ -7,6 +7,7 @@ the layers above.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from streamlab.clock import NEVER, Clock
-from streamlab.errors import StreamLocked
+from streamlab.errors import StreamlabError, StreamLocked
 from streamlab.log import disk
 from streamlab.log.background import CHORES
 from streamlab.log.head import Head, HeadFile, boot_id
@@ -27,8 +28,8 @@ from streamlab.log.writer import LogWriter, Policy
 
 __all__ = ["Log"]
 
-IN_FLIGHT_US = 100_000
-"""How long at most it takes from taking an append time to having written the frame."""
+IN_FLIGHT_SECONDS = 0.1
+"""How long it takes at most from taking an append time to having written the frame."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 """How often a follower looks at the head of a log that another process writes, in seconds."""
@@ -55,9 +56,7 @@ class Log:
         self.retention = retention
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
-        self.maintenance = Maintenance(
-            folder, compression=policy.compression, durable=policy.sync != "os"
-        )
+        self.maintenance = Maintenance(folder, compression=policy.compression)
         self._news = threading.Condition()
 
     @staticmethod
@@ -103,15 +102,26 @@ class Log:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE + waited / 50)
         return True
 
-    def busy(self, instant: int) -> bool:
-        """Whether an append that got its time at or before ``instant`` may still be unpublished.
+    def settled(self, instant: int, timeout: float | None) -> bool:
+        """Wait until no append can still turn up with a time at or before a past ``instant``.
 
-        An append is written within moments of its time being taken, and from then on its frame can
-        be seen in the growing file, published or not.
+        In this process that is known. In another one an append is written within moments of its
+        time being taken, and from then on its frame can be seen, published or not; a big append
+        says in the lock file since when it is under way.
         """
-        if self.clock.now() - instant < IN_FLIGHT_US and self.writer.lock.taken():
-            return True
-        return self.reader.unpublished(instant)
+        started = time.monotonic()
+        age = (self.clock.now() - instant) / 1e6
+        while not self.writer.settle():
+            waited = time.monotonic() - started
+            busy = self.reader.moment().append_time < instant and self.writer.lock.taken()
+            since = self.writer.lock.holder().get("appending_since", instant + 1) if busy else None
+            fresh = busy and age + waited < IN_FLIGHT_SECONDS
+            if not (fresh or (since is not None and since <= instant) or self.reader.unpublished(instant)):
+                break
+            if timeout is not None and waited > timeout:
+                return False
+            time.sleep(LONGEST_PAUSE)
+        return True
 
     # -- maintenance -------------------------------------------------------------------------
 
@@ -150,5 +160,7 @@ class Log:
         return self.maintenance.trim(min(before, end))
 
     def close(self) -> None:
-        """Let go of the writer's lock; the log can be opened anew."""
+        """Let go of the writer's lock, and wait for a chore under way; the log can be opened anew."""
         self.writer.close()
+        with contextlib.suppress(StreamlabError, OSError), self.maintenance.lock(60.0):
+            pass

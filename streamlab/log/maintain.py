@@ -3,7 +3,8 @@
 Each step follows the same order: write new files, sync them, sync the folder, replace the manifest,
 unlink. A crash anywhere leaves the state before or the state after, and files that nothing lists.
 
-Invariants: only closed and sealed segments are touched, never the growing one; a segment in the
+Invariants: only closed and sealed segments are touched, never the growing one; what is listed as
+sealed is durable, whatever the policy, since its checksum is of the whole file; a segment in the
 range of a live pin stays on disk, listed as retired; nothing that the manifest does not list is
 removed here.
 """
@@ -44,10 +45,9 @@ IN_PLACE_ROWS = 4_096
 class Maintenance:
     """Seals and removes the segments of one stream, one process at a time."""
 
-    def __init__(self, folder: Path, *, compression: str | None, durable: bool) -> None:
+    def __init__(self, folder: Path, *, compression: str | None) -> None:
         self.folder = folder
         self.compression = compression
-        self.durable = durable
         name = folder.name
         self.lock = FileLock(folder / "locks" / "maintenance", f'the maintenance of "{name}"')
         self.manifest_lock = FileLock(folder / "locks" / "manifest", f'the manifest of "{name}"')
@@ -82,11 +82,10 @@ class Maintenance:
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(target)  # of a seal that a crash cut short
         sealed = self._in_place(file, target) if in_place else self._coalesce(file, target)
-        synced = self.durable or not in_place
         data = disk.map_file(target)
         entry = segment._replace(
             file=target.name, id=sealed, state=SEALED, bytes=len(data), checksum=checksum(data),
-            synced=synced or segment.synced,
+            synced=True,
         )  # fmt: skip
         disk.sync_dir(self.folder)
 
@@ -96,7 +95,8 @@ class Maintenance:
             return manifest._replace(segments=segments, retired=retired)
 
         update_manifest(self.folder, self.manifest_lock, change)
-        disk.unlink(self.folder / segment.file)
+        with contextlib.suppress(FileNotFoundError):  # a writer that opened just now cleared it away
+            disk.unlink(self.folder / segment.file)
 
     def _in_place(self, file: SegmentFile, target: Path) -> int:
         """Add the footer, and give the file the name of a sealed one."""
@@ -105,8 +105,7 @@ class Maintenance:
         try:
             disk.write(fd, [footer], file.mark.position)
             disk.truncate(fd, file.mark.position + len(footer))
-            if self.durable:
-                disk.sync(fd)
+            disk.sync(fd)
         finally:
             os.close(fd)
         disk.link(file.path, target)
@@ -191,15 +190,15 @@ class Maintenance:
         ]
         if not gone:
             return
+        for segment in gone:  # first, so that a crash leaves no file that nothing lists
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(self.folder / segment.file)
         ids = {segment.id for segment in gone}
         update_manifest(
             self.folder,
             self.manifest_lock,
             lambda m: m._replace(retired=tuple(s for s in m.retired if s.id not in ids)),
         )
-        for segment in gone:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(self.folder / segment.file)
 
 
 def _gathered(file: SegmentFile) -> Iterator[pa.RecordBatch]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamlab.clock import NEVER
-from streamlab.errors import CorruptSegment, NewerFormat, StreamlabError
+from streamlab.errors import CorruptSegment, NewerFormat
 from streamlab.log import disk
 from streamlab.log.format import VERSION, checksum
 from streamlab.log.lock import FileLock
@@ -123,36 +123,39 @@ def read_manifest(path: Path) -> Manifest:
     cut = data.rfind(b"checksum ")
     if cut <= 0 or data[cut:] != b"checksum %016x\n" % checksum(data[:cut]):
         raise CorruptSegment(path, 0, "the content does not fit its checksum")
-    lines = data[:cut].decode().splitlines()
-    about = json.loads(lines[0])
-    if about["format"] > VERSION:
-        raise NewerFormat(
-            f"{path} is of format {about['format']}; this streamlab knows {VERSION}",
-            hint="pip install --upgrade streamlab",
+    try:
+        lines = data[:cut].decode().splitlines()
+        about = json.loads(lines[0])
+        if about["format"] > VERSION:
+            raise NewerFormat(
+                f"{path} is of format {about['format']}; this streamlab knows {VERSION}",
+                hint="pip install --upgrade streamlab",
+            )
+        parsed = [_parse(content) for content in json.loads(f"[{','.join(lines[1:])}]")]
+        live = tuple(parsed[: about["segments"]])
+        return Manifest(
+            about["stream"],
+            about["generation"],
+            about["next_file"],
+            about["start"],
+            live,
+            tuple(parsed[len(live) :]),
         )
-    parsed = [_parse(content) for content in json.loads(f"[{','.join(lines[1:])}]")]
-    live = about["segments"]
-    return Manifest(
-        about["stream"],
-        about["generation"],
-        about["next_file"],
-        about["start"],
-        tuple(parsed[:live]),
-        tuple(parsed[live:]),
-    )
+    except (ValueError, LookupError, TypeError) as error:
+        raise CorruptSegment(path, 0, f"{type(error).__name__}: {error}") from error
 
 
 def update_manifest(
     folder: Path, lock: FileLock, change: Callable[[Manifest], Manifest]
 ) -> Manifest:
-    """Replace the manifest by a changed one, nobody else changing it meanwhile."""
+    """Replace the manifest by a changed one, nobody else changing it meanwhile.
+
+    Raises:
+        FileNotFoundError: there is none; a writer that opens the log puts one together.
+        CorruptSegment: it is not what was written.
+    """
     with lock(30.0):
-        try:
-            before: Manifest | None = read_manifest(folder / "manifest")
-        except (FileNotFoundError, StreamlabError):
-            before = None  # lost: the change brings one that was put together again
-        after = change(before)  # type: ignore[arg-type]
-        generation = (before.generation if before else after.generation) + 1
-        after = after._replace(generation=generation)
+        before = read_manifest(folder / "manifest")
+        after = change(before)._replace(generation=before.generation + 1)
         write_manifest(folder / "manifest", after)
         return after

@@ -30,18 +30,20 @@ class Pin:
         self.start, self.stop = start, stop
         self._release = lambda: None
         path = folder / f"{uuid.uuid4().hex}.pin"
+        beside = path.with_suffix(".new")  # not a pin until it is locked and filled
         try:
-            fd = disk.create(path)
+            fd = disk.create(beside)
         except OSError:
             return
-        # Between its creation and the lock the file looks like the pin of a dead process. Content
-        # comes after the lock, and `pinned` leaves empty files alone.
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             content = json.dumps({"start": start, "stop": stop, "pid": os.getpid()})
             disk.write(fd, [content.encode()], 0)
-        except OSError:
-            os.close(fd)
+            disk.rename(beside, path)
+        except BaseException as error:
+            _drop(beside, fd, os.getpid())
+            if not isinstance(error, OSError):
+                raise
             return
         self._release = weakref.finalize(self, _drop, path, fd, os.getpid())
 
@@ -67,19 +69,22 @@ def pinned(folder: Path) -> list[tuple[int, int]]:
         except OSError:
             continue
         try:
-            content = os.pread(fd, 4096, 0)
-            if not content:
-                ranges.append((0, 2**63 - 1))  # being made just now: hold everything
-                continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                with contextlib.suppress(ValueError, KeyError):
-                    held = json.loads(content)
-                    ranges.append((held["start"], held["stop"]))
+                ranges.append(_range(os.pread(fd, 4096, 0)))
                 continue
             with contextlib.suppress(OSError):
                 disk.unlink(path)
         finally:
             os.close(fd)
     return ranges
+
+
+def _range(content: bytes) -> tuple[int, int]:
+    """Return what a live pin holds; one that cannot be read holds everything."""
+    try:
+        held = json.loads(content)
+        return int(held["start"]), int(held["stop"])
+    except (ValueError, LookupError, TypeError):
+        return 0, 2**63 - 1

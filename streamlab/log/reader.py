@@ -24,8 +24,8 @@ import numpy as np
 from streamlab.clock import stream_times
 from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
 from streamlab.log.format import Kind
-from streamlab.log.head import HeadFile, boot_id
-from streamlab.log.manifest import SEALED, Manifest, Segment, read_manifest
+from streamlab.log.head import Head, HeadFile, boot_id
+from streamlab.log.manifest import ACTIVE, SEALED, Manifest, Segment, read_manifest
 from streamlab.log.pins import Pin
 from streamlab.log.recovery import Survey, load_manifest, survey, verify_sealed
 from streamlab.log.segment import Chunk, SegmentFile
@@ -61,6 +61,18 @@ class Moment(NamedTuple):
         return found
 
 
+def _moment(manifest: Manifest, head: Head) -> Moment:
+    """Put together a head and a manifest that was read after it, and may go further."""
+    active = manifest.active
+    if active.base <= head.end:
+        start = min(manifest.start, head.end)
+        return Moment(manifest, start, *head[1:5])
+    start = min(manifest.start, active.base)
+    stream_time = max(head.stream_time, active.before)
+    append_time = max(head.append_time, active.append_min)
+    return Moment(manifest, start, active.base, head.durable, stream_time, append_time)
+
+
 class LogReader:
     """Reads one stream's log; shared by all handles of a process, safe between threads."""
 
@@ -85,15 +97,17 @@ class LogReader:
         if head is not None and head.boot == boot_id():
             with contextlib.suppress(CorruptSegment):
                 manifest = self.manifest()
-                end = max(head.end, manifest.active.base)
-                start = min(manifest.start, end)
-                return Moment(
-                    manifest, start, end, head.durable, head.stream_time, head.append_time
-                )
+                if head.file > manifest.active.number & 0xFFFFFFFF:
+                    manifest = self.manifest(again=True)
+                if head.file <= manifest.active.number & 0xFFFFFFFF:
+                    return _moment(manifest, head)
         return self._surveyed()
 
-    def manifest(self) -> Manifest:
-        """Return the manifest, read again only if it was replaced.
+    def manifest(self, *, again: bool = False) -> Manifest:
+        """Return the manifest, read only if it was replaced, or ``again``.
+
+        Two that follow each other closely may have the same inode and the same time of change; then
+        the number of the growing file in the head, or a file that is gone, tells.
 
         Raises:
             StreamNotFound: the stream was dropped, and perhaps made anew.
@@ -107,7 +121,7 @@ class LogReader:
             return load_manifest(self.folder, self.stream)
         version = (stat.st_ino, stat.st_mtime_ns)
         with self._lock:
-            if self._manifest is None or self._manifest[0] != version:
+            if again or self._manifest is None or self._manifest[0] != version:
                 self._manifest = (version, read_manifest(path))
             manifest = self._manifest[1]
         if manifest.stream != self.stream:
@@ -122,6 +136,31 @@ class LogReader:
 
     def _surveyed(self) -> Moment:
         """Look at a log whose head cannot be trusted: after a reboot, or a flipped bit."""
+        state = self._state()
+        while True:
+            with self._lock:
+                if self._survey is not None and self._survey[0] == state:
+                    found = self._survey[1]
+                    break
+            if not self.folder.is_dir():
+                raise self._gone()
+            try:
+                fresh = survey(self.folder, self.stream)
+            except CorruptSegment:
+                if state == (state := self._state()):
+                    raise
+                continue  # a writer was at work meanwhile
+            with self._lock:
+                self._survey = (state, fresh)
+            state = self._state()
+        mark, manifest = found.mark, found.manifest
+        return Moment(
+            manifest, min(manifest.start, mark.end), mark.end, min(found.durable, mark.end),
+            mark.stream_time, mark.append_time,
+        )  # fmt: skip
+
+    def _state(self) -> tuple[int, ...]:
+        """Return what changes when anything is written."""
         state = []
         for name in ("manifest", "head"):
             with contextlib.suppress(FileNotFoundError):
@@ -130,17 +169,7 @@ class LogReader:
         for path in sorted(self.folder.glob("*.log")):
             with contextlib.suppress(FileNotFoundError):
                 state += [path.stat().st_ino, path.stat().st_size]
-        with self._lock:
-            if self._survey is None or self._survey[0] != tuple(state):
-                if not self.folder.is_dir():
-                    raise self._gone()
-                self._survey = (tuple(state), survey(self.folder, self.stream))
-            found = self._survey[1]
-        mark, manifest = found.mark, found.manifest
-        return Moment(
-            manifest, min(manifest.start, mark.end), mark.end, min(found.durable, mark.end),
-            mark.stream_time, mark.append_time,
-        )  # fmt: skip
+        return tuple(state)
 
     def pin(self, start: int, stop: int) -> Pin | None:
         """Keep the rows in [start, stop) from being removed while the pin lives."""
@@ -151,13 +180,12 @@ class LogReader:
         moment = self.moment()
         active = moment.manifest.active
         try:
-            file = SegmentFile(self.folder / active.file, active.id)
+            return any(
+                frame.kind == Kind.ROWS and frame.base >= moment.end and frame.append_time <= instant
+                for frame in SegmentFile(self.folder / active.file, active.id).walk()
+            )
         except FileNotFoundError:
             return False
-        return any(
-            frame.kind == Kind.ROWS and frame.base >= moment.end and frame.append_time <= instant
-            for frame in file.walk()
-        )
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -173,12 +201,7 @@ class LogReader:
         while at < stop:
             segment = self._segment_at(moment, at)
             limit = stop if segment is moment.manifest.active else min(stop, segment.stop)
-            try:
-                file = self.file(segment)
-            except FileNotFoundError:
-                segment = self._moved(at)
-                limit = min(stop, segment.stop) if segment.state == SEALED else stop
-                file = self.file(segment)
+            file, limit = self._reached(segment, at, limit)
             for chunk in file.chunks(at, limit):
                 assert chunk.base == at, (chunk.base, at)
                 yield chunk
@@ -190,9 +213,32 @@ class LogReader:
             raise self._removed(offset)
         return found[0]
 
+    def _reached(self, segment: Segment, at: int, stop: int) -> tuple[SegmentFile, int]:
+        """Return the file with the rows from ``at`` on, known up to ``stop`` or to its own end.
+
+        The segment may have been closed, sealed and removed since it was looked up; where its rows
+        are now, the manifest says.
+        """
+        while True:
+            try:
+                file = self.file(segment)
+                file.reach(stop)
+            except FileNotFoundError:
+                self._forget(segment)
+                now = self._moved(at)
+                if now.file == segment.file:
+                    if at < self.manifest().start:
+                        raise self._removed(at) from None
+                    raise CorruptSegment(self.folder / now.file, 0, "the file is missing") from None
+                segment = now
+                if segment.state != ACTIVE:
+                    stop = min(stop, segment.stop)
+            else:
+                return file, stop
+
     def _moved(self, offset: int) -> Segment:
         """Find the file that holds an offset now, the one that held it being gone."""
-        manifest = self.manifest()
+        manifest = self.manifest(again=True)
         for segment in manifest.segments[:-1] + manifest.retired:
             if segment.base <= offset < segment.stop:
                 return segment
@@ -231,6 +277,10 @@ class LogReader:
                 self._files.popitem(last=False)
         return file
 
+    def _forget(self, segment: Segment) -> None:
+        with self._lock:
+            self._files.pop(segment.id, None)
+
     def _open_sealed(self, path: Path, segment: Segment) -> SegmentFile:
         stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
         known = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, segment.checksum)
@@ -239,7 +289,8 @@ class LogReader:
         else:
             file = verify_sealed(path, segment)
             _VERIFIED.add(known)
-        file.reach(segment.stop)
+        for _ in file.walk():
+            pass
         return file
 
     # -- places ------------------------------------------------------------------------------
@@ -260,8 +311,7 @@ class LogReader:
             segment = segments[index]
             last = index == len(segments) - 1
             stop = moment.end if last else segment.stop
-            file = self._file_of(segment)
-            file.reach(stop)
+            file, _ = self._reached(segment, segment.base, stop)
             runs = file.runs
             at = int(np.searchsorted(runs[field], time, "left"))
             if at < len(runs) and int(runs["base"][at]) < stop:
@@ -273,12 +323,6 @@ class LogReader:
                 return min(max(base, moment.start), moment.end)
             index += 1
         return moment.end
-
-    def _file_of(self, segment: Segment) -> SegmentFile:
-        try:
-            return self.file(segment)
-        except FileNotFoundError:
-            return self.file(self._moved(segment.base))
 
     @staticmethod
     def _within(file: SegmentFile, base: int, stop: int, before: int, column: str, time: int) -> int:

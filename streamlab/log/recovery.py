@@ -65,6 +65,9 @@ def survey(folder: Path, stream: str) -> Survey:
     durable = max((segment.stop for segment in synced), default=0)
     durable = max(durable, head.durable if head else 0)
     same_boot = head is not None and head.boot == boot_id()
+    if head is not None and head.file > manifest.active.number & 0xFFFFFFFF:
+        reason = f"it is an older one: file {head.file} of the stream was being written after it"
+        raise CorruptSegment(folder / "manifest", 0, reason)
     for index, segment in enumerate(segments[:-1]):
         if not (segment.synced or same_boot) and not _whole(folder, segment):
             kept = manifest._replace(segments=segments[: index + 1])
@@ -86,9 +89,12 @@ def _whole(folder: Path, segment: Segment) -> bool:
 def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> Survey:
     """Walk the last segment to where its sound frames end, and judge what comes after."""
     last = manifest.active
-    if last.state == SEALED and last.synced:
-        return Survey(manifest, Mark(0, last.stop, last.after, last.append_max), durable, True, 0)
     path = folder / last.file
+    if last.state == SEALED:  # a manifest that was put together again
+        mark = Mark(0, last.stop, last.after, last.append_max)
+        if mark.end < durable or (head is not None and head.end > mark.end):
+            raise CorruptSegment(path, last.bytes, f"the file with offset {mark.end} is missing")
+        return Survey(manifest, mark, durable, closed=True, torn=0)
     try:
         file = SegmentFile(path, last.id)
     except FileNotFoundError:
@@ -101,7 +107,7 @@ def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> 
         beyond = list(file.frames_beyond(mark.position))
     synced = max([file.synced, *(frame.synced for frame in beyond)])
     published = head is not None and (head.end > mark.end or head.stream_time > mark.stream_time)
-    if not file.closed and (mark.position < synced or mark.end < durable or published):
+    if mark.position < synced or mark.end < durable or published:
         raise CorruptSegment(path, mark.position, _judge(file, mark.end))
     torn = 0 if file.closed else len(file.data) - mark.position
     return Survey(manifest, mark, durable, file.closed, torn)
@@ -135,23 +141,30 @@ def load_manifest(folder: Path, stream: str) -> Manifest:
 def rebuild(folder: Path, stream: str) -> Manifest:
     """Put a manifest together from the segment files.
 
-    Of two files with the same first row the sealed one counts, then the younger one; and what does
-    not go on from the row before is refused, not skipped.
+    Of two files with the same first row the sealed one counts, then the younger one. A file that is
+    damaged is done without if another one has its rows; what does not go on from the row before is
+    refused, not skipped.
     """
     found: dict[int, Segment] = {}
+    damage: CorruptSegment | None = None
     for path in sorted(folder.iterdir(), key=lambda p: (p.suffix == ".arrow", p.name)):
         if FILE_NAME.fullmatch(path.name):
-            segment = _describe(path)
+            try:
+                segment = _describe(path)
+            except CorruptSegment as error:
+                damage = error
+                continue
             rival = found.get(segment.base)
             if rival is None or _rank(segment) > _rank(rival):
                 found[segment.base] = segment
     segments = [found[base] for base in sorted(found)]
     if not segments:
-        raise CorruptSegment(folder / "manifest", 0, "it is lost, and there is no segment file")
+        reason = "it is lost, and there is no segment file"
+        raise damage or CorruptSegment(folder / "manifest", 0, reason)
     for before, segment in zip(segments, segments[1:], strict=False):
         if before.stop != segment.base:
             reason = f"it is lost, and no segment file holds offsets {before.stop} to {segment.base}"
-            raise CorruptSegment(folder / "manifest", 0, reason)
+            raise damage or CorruptSegment(folder / "manifest", 0, reason)
     number = max(segment.number for segment in segments)
     return Manifest(stream, 1, number + 1, segments[0].base, tuple(segments))
 

@@ -110,11 +110,15 @@ class SegmentFile:
         return decode(self.data, position, self.segment)
 
     def walk(self, stop: int | None = None) -> Iterator[Frame]:
-        """Walk on, over the frames whose rows lie below ``stop``, or over all that are sound.
+        """Walk on until all rows below ``stop`` are known, or over all frames that are sound.
 
-        Each frame is looked at once, however often this is called; it is yielded when it is.
+        Each frame is looked at once, however often this is called; it is yielded when it is. What
+        stands beyond ``stop`` is not touched: a writer may be cutting it off.
+
+        Raises:
+            FileNotFoundError: the file has grown since it was mapped, and was removed.
         """
-        while not self.closed:
+        while not self.closed and (stop is None or self.mark.end < stop):
             position = self.mark.position
             if position + HEADER_SIZE > len(self.data):
                 if os.stat(self.path).st_size <= len(self.data):  # noqa: PTH116
@@ -122,8 +126,6 @@ class SegmentFile:
                 self.data = disk.map_file(self.path)
             peek = decode_header(self.data, position, self.segment)
             if peek is None:
-                return
-            if stop is not None and peek.base + max(peek.rows, 1) > stop and peek.kind == Kind.ROWS:
                 return
             if peek.stop > len(self.data):
                 self.data = disk.map_file(self.path)
@@ -159,6 +161,7 @@ class SegmentFile:
 
         Raises:
             CorruptSegment: they are not all there, or not what was written.
+            FileNotFoundError: they were written after the last look, and the file is gone since.
         """
         with self._lock:
             for _ in self.walk(stop):
@@ -363,7 +366,7 @@ class SegmentWriter:
     def abandon(self) -> None:
         """Close and remove a file that nothing refers to."""
         self.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             disk.unlink(self.path)
 
 

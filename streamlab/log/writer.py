@@ -409,6 +409,15 @@ class LogWriter:
         number = self.number & 0xFFFFFFFF
         return Head(0, mark.end, self.durable, mark.stream_time, mark.append_time, boot_id(), number)
 
+    def settle(self) -> bool:
+        """Publish whatever this process has written so far; whether the stream is its to say so."""
+        with self.mutex:
+            if self.file is None or not self.lock.held:
+                return False
+            written = self._written
+        self._commit(written)
+        return True
+
     def _poison(self, error: BaseException) -> None:
         self.poison = error
 
@@ -528,23 +537,31 @@ class LogWriter:
         """Append what is too big for one frame: sealed files, which appear all at once."""
         with self.held(timeout) as old:
             append_time = self.append_time()
-            manifest = self._manifest()
-            sink = SealedFiles(self.folder, self._layout(), old.mark, manifest.next_file, append_time)
+            self.lock.note(appending_since=append_time)
             try:
-                for rows in batches:
-                    sink.add(rows)
-                sink.finish()
-                ended = self._end(old)
-                entries = ([] if ended is None else [ended]) + sink.entries
-                schema_id = sink.schema_id or old.schema_id
-                file, number = self._create(schema_id, sink.mark, sink.number)
-            except BaseException:
-                sink.abandon()
-                raise
-            base = old.mark.end
-            self._written += 1
-            self._change_over(old, entries, file, number)
-            return range(base, sink.mark.end)
+                return self._append_many(old, batches, append_time)
+            finally:
+                self.lock.note()
+
+    def _append_many(
+        self, old: SegmentWriter, batches: Iterator[Rows], append_time: int
+    ) -> range:
+        number = self._manifest().next_file
+        sink = SealedFiles(self.folder, self._layout(), old.mark, number, append_time)
+        try:
+            for rows in batches:
+                sink.add(rows)
+            sink.finish()
+            ended = self._end(old)
+            entries = ([] if ended is None else [ended]) + sink.entries
+            schema_id = sink.schema_id or old.schema_id
+            file, number = self._create(schema_id, sink.mark, sink.number)
+        except BaseException:
+            sink.abandon()
+            raise
+        self._written += 1
+        self._change_over(old, entries, file, number)
+        return range(old.mark.end, sink.mark.end)
 
     def _layout(self) -> Layout:
         policy = self.policy
