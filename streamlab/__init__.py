@@ -25,10 +25,49 @@ from streamlab.errors import (
     StreamNotFound,
     WriterPoisoned,
 )
+from streamlab.files import export, read_file
 from streamlab.lab import Lab
 from streamlab.lab import open_lab as open  # noqa: A004
+from streamlab.rescue import salvage
 from streamlab.settings import Settings
 from streamlab.stream import Stream
+from streamlab.verify import Report, verify_lab
 from streamlab.writer import Writer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CorruptSegment",
+    "FutureEvent",
+    "HistoryChanged",
+    "InvalidDuration",
+    "InvalidName",
+    "InvalidTime",
+    "Lab",
+    "LabClosed",
+    "MissingExtra",
+    "NewerFormat",
+    "OffsetOutOfRange",
+    "QueryError",
+    "ReadOnly",
+    "Report",
+    "SchemaMismatch",
+    "Settings",
+    "Stream",
+    "StreamExists",
+    "StreamLocked",
+    "StreamNotFound",
+    "StreamlabError",
+    "Writer",
+    "WriterPoisoned",
+    "export",
+    "host",
+    "open",
+    "read_file",
+    "salvage",
+    "verify_lab",
+]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -109,10 +109,11 @@ class Catalog:
         Raises:
             StreamlabError: something else is there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder(self.path)
         marker = self.path / "lab.json"
         if not marker.exists():
-            others = [p.name for p in self.path.iterdir() if p.name not in ("streams", "jobs")]
+            ours = re.compile(r"streams|jobs|\.lab\.json\.\d+\.tmp")  # the last one by a crash
+            others = [p.name for p in self.path.iterdir() if not ours.fullmatch(p.name)]
             if others:
                 raise StreamlabError(
                     f"{self.path} is not a lab: it holds {', '.join(sorted(others)[:3])} but no lab.json",
@@ -123,6 +124,13 @@ class Catalog:
             content = {"format": 1, "id": uuid.uuid4().hex, "created": time.time()}
             disk.replace_file(marker, dump_json(content))
         self.check()
+
+    def _make_folder(self, path: Path) -> None:
+        """Make a folder and those above it, durable in name."""
+        if not path.is_dir():
+            self._make_folder(path.parent)
+            path.mkdir(exist_ok=True)
+            disk.sync_dir(path.parent)
 
     def check(self) -> None:
         """See that this is a lab, of a format that is known.

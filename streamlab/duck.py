@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,11 @@ def query(
         connection.execute("SET TimeZone = 'UTC'")
         _check_statement(connection, sql, trusted=trusted)
         names = streams()
-        for name in _tables_of(connection, sql, names):
-            if name in names and name not in frames:
-                connection.register(name, dataset(name))
+        by_folded = {name.casefold(): name for name in names}  # as DuckDB compares names
+        for table in _tables_of(connection, sql, names):
+            name = by_folded.get(table.casefold())
+            if name is not None and table not in frames:
+                connection.register(table, dataset(name))
         for name, frame in frames.items():
             connection.register(name, _registrable(name, frame))
         if not trusted:
@@ -105,8 +108,10 @@ def _tables_of(connection: duckdb.DuckDBPyConnection, sql: str, names: list[str]
 
     try:
         return sorted(connection.get_table_names(sql))
-    except duckdb.Error:  # SUMMARIZE, DESCRIBE, EXPLAIN: whatever occurs in the text
-        return [name for name in names if name in sql]
+    except duckdb.Error:  # SUMMARIZE, DESCRIBE, EXPLAIN, USING: whatever occurs in the text
+        longest = sorted(names, key=len, reverse=True)
+        spelt = re.compile("|".join(map(re.escape, longest)) or "(?!)", re.IGNORECASE)
+        return sorted(set(spelt.findall(sql)))
 
 
 def _registrable(name: str, frame: Any) -> Any:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from streamlab.errors import SchemaMismatch, StreamlabError
-from streamlab.filetext import CannotParse, infer_csv, infer_json, json_lines, parse_csv, parse_json
+from streamlab.filetext import CannotParse, json_lines, read_csv, read_json
 from streamlab.progress import progress_bar
 from streamlab.schema import SYSTEM_FIELDS, batches, describe_type, normalise
 
@@ -208,13 +208,10 @@ def _read_one(
             content = open_().read()
             open_ = lambda: io.BytesIO(content)  # noqa: E731
         if kind == "jsonl":
-            target = schema or infer_json(open_)
-            return Reader.from_batches(
-                target, _named(name, parse_json(open_, target, given=schema is not None))
-            )
-        delimiter = "\t" if kind == "tsv" else ","
-        target = infer_csv(open_, delimiter, schema)
-        return Reader.from_batches(target, _named(name, parse_csv(open_, delimiter, target)))
+            target, rows = read_json(open_, schema)
+        else:
+            target, rows = read_csv(open_, "\t" if kind == "tsv" else ",", schema)
+        return Reader.from_batches(target, _named(name, rows))
 
 
 def _arrow(name: str, file: Any) -> Reader:
@@ -356,11 +353,11 @@ def _source(data: Any, *, system: bool) -> tuple[pa.Schema, Iterator[pa.RecordBa
     names = [f.name for f in schema if system or f.name not in SYSTEM_FIELDS]
     if not names:
         raise SchemaMismatch("there is no column to write")
-    plain = pa.schema([_plain(schema.field(schema.get_field_index(n) if schema.names.count(n) == 1 else i))
-                       for i, n in enumerate(names)])  # fmt: skip
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise SchemaMismatch(f'column "{twice}" is there twice', hint=f"name one with AS: {twice} AS ...", column=twice)
+        hint = f"give one another name: {twice} AS ..."
+        raise SchemaMismatch(f'column "{twice}" is there twice', hint=hint, column=twice)
+    plain = pa.schema([_plain(schema.field(name)) for name in names])
     if plain == schema:
         return plain, iter(rows), total
     return plain, (batch.select(names).cast(plain) for batch in rows), total

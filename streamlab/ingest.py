@@ -80,7 +80,7 @@ def _as_stored(data: Any, info: StreamInfo) -> pa.RecordBatch | None:
     come through here, `conform` says.
     """
     if isinstance(data, pa.Table):
-        if not data.num_columns or any(column.num_chunks != 1 for column in data.columns):
+        if not data.num_rows or any(column.num_chunks != 1 for column in data.columns):
             return None
         data = data.to_batches()[0]
     if not isinstance(data, pa.RecordBatch) or not data.schema.equals(_columns(info), check_metadata=True):
@@ -112,9 +112,13 @@ def _is_plain_text(column: pa.Array) -> bool:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return False
     bitmap, offsets, content = column.buffers()
+    if bitmap is not None:
+        valid = pa.Array.from_buffers(pa.bool_(), len(column), [None, bitmap], 0, column.offset)
+        if valid.true_count != len(column) - column.null_count:
+            return False
     width = np.dtype(np.int32 if pa.types.is_string(column.type) else np.int64)
     count, first = len(column) + 1, column.offset
-    if bitmap is not None or offsets is None or content is None:
+    if offsets is None or content is None:
         return False
     if offsets.size < (first + count) * width.itemsize:
         return False

@@ -101,9 +101,9 @@ def frame_of(
     time = snapshot.info.time or "_append_time"
     bounded = snapshot.since is not None or snapshot.until is not None
     needed = [*names, time] if bounded and time not in names else list(names)
-    if not needed:
-        return pl.LazyFrame({"": pl.repeat(None, snapshot.stop - snapshot.start, eager=True)})
-    parts = list(_parts(snapshot, needed, condition))
+    follows = snapshot.follows_from_offsets(needed)
+    find = _from_offsets if follows else _parts
+    parts = list(find(snapshot, needed, condition))
     if not parts:
         return pl.LazyFrame(schema={name: schema[name] for name in names})
     frame = pl.concat(parts) if len(parts) > 1 else parts[0]
@@ -121,6 +121,19 @@ def _between(snapshot: Snapshot, time: str, kind: pl.DataType) -> pl.Expr:
     if snapshot.until is not None:
         expr &= micros < snapshot.until
     return expr
+
+
+def _from_offsets(
+    snapshot: Snapshot, names: list[str], condition: pc.Expression | None
+) -> Iterator[pl.LazyFrame]:
+    """Yield frames whose columns all follow from the range of offsets: counting opens no file."""
+    for start, stop in snapshot.ranges(condition):
+        columns = {
+            "_offset": pl.int_range(start, stop, dtype=pl.Int64),
+            "_partition": pl.repeat(0, stop - start, dtype=pl.Int32),
+        }
+        wanted = [columns[name].alias(name) for name in names or ["_partition"]]
+        yield pl.select(wanted, eager=False)
 
 
 def _parts(

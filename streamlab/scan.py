@@ -142,12 +142,38 @@ class Snapshot:
         """Yield all columns named, of all rows that the pruning leaves; nothing is filtered yet."""
         wanted = self.schema.names if columns is None else list(columns)
         schema = pa.schema([self.schema.field(name) for name in wanted])
+        if self.follows_from_offsets(wanted):
+            yield from self._without_files(schema, condition)
+            return
         for chunk in self.chunks(self.segments(condition)):
             for at in range(0, chunk.batch.num_rows, PIECE_ROWS):
                 piece = chunk._replace(
                     base=chunk.base + at, batch=chunk.batch.slice(at, PIECE_ROWS)
                 )
                 yield with_system(piece, schema)
+
+    def follows_from_offsets(self, names: Sequence[str]) -> bool:
+        """Whether these columns are known from the range of offsets alone."""
+        return set(names) <= {"_offset", "_partition"} - set(self.info.schemas[-1].names)
+
+    def ranges(self, condition: pc.Expression | None = None) -> Iterator[tuple[int, int]]:
+        """Yield the offsets that pruning leaves, in pieces of bounded size."""
+        for segment in self.segments(condition):
+            last = segment is self.moment.manifest.active
+            stop = self.stop if last else min(segment.stop, self.stop)
+            for at in range(max(segment.base, self.start), stop, PIECE_ROWS):
+                yield at, min(at + PIECE_ROWS, stop)
+
+    def _without_files(
+        self, schema: pa.Schema, condition: pc.Expression | None
+    ) -> Iterator[pa.RecordBatch]:
+        for start, stop in self.ranges(condition):
+            columns = {
+                "_offset": np.arange(start, stop, dtype=np.int64),
+                "_partition": np.zeros(stop - start, dtype=np.int32),
+            }
+            arrays = [pa.array(columns[name]) for name in schema.names]
+            yield batch_of(arrays, schema, stop - start)
 
     def batches(
         self, columns: Sequence[str] | None = None, condition: pc.Expression | None = None
@@ -208,7 +234,9 @@ def with_system(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
     arrays: list[pa.Array] = []
     for field in schema:
         if adapted is not None and field.name in adapted.schema.names:
-            arrays.append(adapted.column(field.name))
+            column = adapted.column(field.name)
+            # Polars cannot read a slice of a list of fixed size: such a column is copied.
+            arrays.append(column.take(_places(rows)) if has_fixed_list(field.type) else column)
         elif field.name == "_offset":
             arrays.append(pa.array(np.arange(base, base + rows, dtype=np.int64)))
         elif field.name == "_append_time":
@@ -218,9 +246,26 @@ def with_system(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
             arrays.append(pa.array(np.zeros(rows, dtype=np.int32)))
         else:
             arrays.append(pa.repeat(pa.scalar(value=False), rows))
+    return batch_of(arrays, schema, rows)
+
+
+def batch_of(arrays: list[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """Return a batch, which may have rows and no columns."""
     if not arrays:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _places(rows: int) -> pa.Array:
+    return pa.array(np.arange(rows, dtype=np.int64))
+
+
+@functools.lru_cache(maxsize=1024)
+def has_fixed_list(kind: pa.DataType) -> bool:
+    """Whether there is a list of fixed size anywhere in a type."""
+    if pa.types.is_fixed_size_list(kind):
+        return True
+    return any(has_fixed_list(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def append_times(chunk: Chunk) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -221,7 +221,7 @@ def batches(data: Any) -> pa.RecordBatchReader:
         return _rows_table([data] if isinstance(data, Mapping) else data).to_reader()
     _check_objects(data)
     try:
-        reader = _reader(data)
+        reader = data if isinstance(data, pa.RecordBatchReader) else _reader(data)
     except (pa.ArrowException, ValueError) as error:  # pandas: ValueError for a doubled name
         raise SchemaMismatch(f"a {type(data).__name__} is not rows: {error}") from None
     names = reader.schema.names

@@ -58,6 +58,7 @@ class Log:
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
         self.maintenance = Maintenance(folder, compression=policy.compression)
         self._news = threading.Condition()
+        self._chore = threading.Lock()  # held while the background tidies up
 
     @staticmethod
     def create(folder: Path, stream: str, schema: pa.Schema, schema_id: int) -> None:
@@ -130,16 +131,17 @@ class Log:
 
     def _tidy(self) -> None:
         """Seal what was closed and apply retention, in the background."""
-        if self.writer.closed:
-            return
-        try:
-            self.maintenance.seal(0.0)
-            self.retain()
-        except StreamLocked:  # another process is at it
-            return
-        except FileNotFoundError:
-            if self.folder.exists():
-                raise
+        with self._chore:
+            if self.writer.closed:
+                return
+            try:
+                self.maintenance.seal(0.0)
+                self.retain()
+            except StreamLocked:  # another process is at it
+                return
+            except FileNotFoundError:
+                if self.folder.exists():
+                    raise
 
     def retain(self) -> int:
         """Apply retention; return the offset at which the stream begins now."""
@@ -162,5 +164,5 @@ class Log:
     def close(self) -> None:
         """Let go of the writer's lock, and wait for a chore under way; the log can be opened anew."""
         self.writer.close()
-        with contextlib.suppress(StreamlabError, OSError), self.maintenance.lock(60.0):
+        with self._chore:
             pass

@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -48,6 +50,7 @@ from streamlab.log.manifest import (
     file_name,
     read_manifest,
     update_manifest,
+    write_manifest,
 )
 from streamlab.log.recovery import Survey, survey
 from streamlab.log.segment import Mark, SegmentFile, SegmentWriter
@@ -135,11 +138,11 @@ class LogWriter:
                 self._open(left)
             assert self.file is not None
             yield self.file
+        finally:
             self._used = time.monotonic()
-            if not self._timed:
+            if self.file is not None and not self._timed:
                 self._timed = True
                 TIMERS.call(self._idle, IDLE_SECONDS)
-        finally:
             self.mutex.release()
 
     def keep(self) -> None:
@@ -169,7 +172,10 @@ class LogWriter:
                 found = survey(self.folder, self.stream)
                 self._apply(found)
         except BaseException:
+            if self.file is not None:
+                self.file.close()
             self.file = None
+            self.head.close()
             self.lock.release()
             raise
 
@@ -192,21 +198,21 @@ class LogWriter:
         self._keep_rebuilt(found.manifest)
         last = found.manifest.active
         path = self.folder / last.file
-        if found.lost or (last.state == SEALED and not last.synced):
+        if found.lost:
             path = self._cut_copy(found)
-        if found.closed and found.mark.position == 0:
+        elif found.torn:
+            self._cut_tail(path, found)
+        if last.state == SEALED:
             self._start_after(found.manifest)
         else:
             file = SegmentFile(path, last.id)
             for _ in file.walk():
                 pass
-            if found.torn:
-                self._cut_tail(path, found)
             self.file = SegmentWriter.resume(file)
             self.number = self._manifest().active.number
             self._count_partitions(file)
             if self.policy.sync != "os":  # a dead writer may have left what it never synced
-                self.file.sync()
+                self._make_durable(self.file)
                 self.durable = max(self.durable, file.mark.end)
             if file.closed:
                 self._roll(self.file.schema_id)
@@ -218,7 +224,8 @@ class LogWriter:
         try:
             self._manifest()
         except (FileNotFoundError, CorruptSegment):
-            self._update(lambda _: manifest)
+            with self.manifest_lock(30.0):
+                write_manifest(self.folder / "manifest", manifest)
 
     def _cut_tail(self, path: Path, found: Survey) -> None:
         fd = disk.open_append(path)
@@ -245,10 +252,10 @@ class LogWriter:
             os.close(fd)
         disk.sync_dir(self.folder)
         kept = last._replace(file=path.name, state=ACTIVE, stop=last.base, synced=False)
-        manifest = found.manifest._replace(
-            segments=(*found.manifest.segments[:-1], kept), next_file=number + 1
+        before = len(found.manifest.segments) - 1
+        self._update(
+            lambda m: m._replace(segments=(*m.segments[:before], kept), next_file=number + 1)
         )
-        self._update(lambda _: manifest)
         for segment in (last, *found.lost):
             with contextlib.suppress(FileNotFoundError):
                 disk.rename(self.folder / segment.file, self.folder / f"{segment.file}.lost")
@@ -264,9 +271,9 @@ class LogWriter:
         last = manifest.active
         mark = Mark(0, last.stop, last.after, last.append_max)
         file, number = self._create(last.schema, mark, manifest.next_file)
-        segments = (*manifest.segments, growing(file, number))
-        self._update(lambda _: manifest._replace(segments=segments, next_file=number + 1))
         self.file, self.number = file, number
+        entry = growing(file, number)
+        self._update(lambda m: m._replace(segments=(*m.segments, entry), next_file=number + 1))
 
     def _count_partitions(self, file: SegmentFile) -> None:
         self._partition_rows = [0] * self.policy.partitions
@@ -275,17 +282,22 @@ class LogWriter:
                 count_partitions(chunk.batch, self._partition_rows)
 
     def _remove_leftovers(self) -> None:
-        """Remove files of a roll or a big append that a crash cut short.
+        """Remove what a crash cut short: files of a roll or a big append, and half-written ones.
 
-        They were never listed nor published: recovery has just found all that was.
+        They were never listed nor published: recovery has just found all that was. A file that was
+        sealed may have its growing form left beside it.
         """
-        known = self._manifest()
-        listed = {segment.file for segment in known.segments + known.retired}
-        for path in self.folder.iterdir():
-            name = FILE_NAME.fullmatch(path.name)
-            if name and path.name not in listed and int(name[2]) >= known.next_file:
-                with contextlib.suppress(OSError):
-                    disk.unlink(path)
+        with self.manifest_lock(30.0):
+            known = self._manifest()
+            listed = {segment.file for segment in known.segments + known.retired}
+            for path in self.folder.iterdir():
+                name = FILE_NAME.fullmatch(path.name)
+                new = name is not None and int(name[2]) >= known.next_file
+                twin = path.suffix == ".log" and path.with_suffix(".arrow").name in listed
+                half = re.fullmatch(r"\.(manifest|head)\.\d+\.tmp", path.name) is not None
+                if path.name not in listed and (new or twin or half):
+                    with contextlib.suppress(OSError):
+                        disk.unlink(path)
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -310,15 +322,18 @@ class LogWriter:
 
     def _ready(self, file: SegmentWriter, schema_id: int) -> SegmentWriter:
         """Return a file that takes the next frame: not full, not ended, of the right schema."""
+        self._not_ended(file)
+        full = file.mark.position > self.policy.segment_bytes
+        if full or file.last_kind == Kind.LAST or schema_id != file.schema_id:
+            return self._roll(schema_id)
+        return file
+
+    def _not_ended(self, file: SegmentWriter) -> None:
         if file.mark.stream_time == FOREVER:
             raise ReadOnly(
                 f'stream "{self.name}" was ended by advance("end") and takes no more rows',
                 hint="append to a new stream",
             )
-        full = file.mark.position > self.policy.segment_bytes
-        if full or file.last_kind == Kind.LAST or schema_id != file.schema_id:
-            return self._roll(schema_id)
-        return file
 
     def append_time(self) -> int:
         """Return the append time of a frame that is written now."""
@@ -335,10 +350,15 @@ class LogWriter:
             serial = self._after_write()
         self._commit(serial)
 
-    def _put(self, kind: Kind, **content: object) -> None:
+    def _put(self, kind: Kind, **content: Any) -> None:
+        assert self.file is not None
+        self._writing(self.file.put, kind, **content)
+
+    def _writing(self, write: Callable[..., object], *args: object, **content: Any) -> None:
+        """Write a frame; if it fails and cannot be cut off either, nothing more is written."""
         assert self.file is not None
         try:
-            self.file.put(kind, **content)  # type: ignore[arg-type]
+            write(*args, **content)
         except BaseException as error:
             if self.file.broken:
                 self._poison(error)
@@ -378,10 +398,7 @@ class LogWriter:
                     file, target, mark = self.file, self._written, self.file.mark
                     fd = os.dup(file.fd)
                 try:
-                    disk.sync(fd)
-                except OSError as error:
-                    self._poison(error)
-                    self._check()
+                    self._sync(fd)
                 finally:
                     os.close(fd)
                 with self.mutex:
@@ -425,30 +442,41 @@ class LogWriter:
         """Make all rows durable: the growing file, and sealed ones that were left to the system."""
         with self.held(timeout) as file:
             serial = self._written
-            manifest = self._manifest()
-            unsynced = [s for s in manifest.segments[:-1] if not s.synced]
-            try:
-                for segment in unsynced:
+            self._make_durable(file)
+            self._settle(serial, file.mark)
+
+    def _make_durable(self, file: SegmentWriter) -> None:
+        """Sync the growing file and the closed ones that were left to the system."""
+        done = set()
+        for segment in self._manifest().segments[:-1]:
+            if not segment.synced:
+                with contextlib.suppress(FileNotFoundError):  # it is being sealed: that syncs it
                     fd = disk.open_append(self.folder / segment.file)
                     try:
-                        disk.sync(fd)
+                        self._sync(fd)
                     finally:
                         os.close(fd)
-                if file.synced < file.mark.position:
-                    file.sync()
-            except OSError as error:
-                self._poison(error)
-                self._check()
-            if unsynced:
-                done = {segment.id for segment in unsynced}
-                self._update(
-                    lambda m: m._replace(
-                        segments=tuple(
-                            s._replace(synced=True) if s.id in done else s for s in m.segments
-                        )
+                    done.add(segment.id)
+        if file.synced < file.mark.position:
+            position = file.mark.position
+            self._sync(file.fd)
+            file.synced = position
+        if done:
+            self._update(
+                lambda m: m._replace(
+                    segments=tuple(
+                        s._replace(synced=True) if s.id in done else s for s in m.segments
                     )
                 )
-            self._settle(serial, file.mark)
+            )
+
+    def _sync(self, fd: int) -> None:
+        """Make a file durable; if that fails, nothing is known any more."""
+        try:
+            disk.sync(fd)
+        except OSError as error:
+            self._poison(error)
+            self._check()
 
     # -- files -------------------------------------------------------------------------------
 
@@ -494,21 +522,22 @@ class LogWriter:
         """Write the last frame of the growing file and describe it; None if it holds nothing."""
         if old.empty:
             return None
-        try:
-            if old.last_kind != Kind.LAST:
-                old.end()
-            if self.policy.sync != "os":
-                old.sync()
-        except OSError as error:
-            self._poison(error)
-            self._check()
+        if old.last_kind != Kind.LAST:
+            self._writing(old.end)
+        if self.policy.sync != "os" and old.synced < old.mark.position:
+            self._sync(old.fd)
+            old.synced = old.mark.position
         counts = tuple(self._partition_rows) if self.policy.partitions > 1 else None
         return describe(old, CLOSED, self.number, counts)
 
     def _change_over(
         self, old: SegmentWriter, new: list[Segment], file: SegmentWriter, number: int
     ) -> None:
-        """List the new segments and the new growing file instead of the old one."""
+        """List the new segments and the new growing file instead of the old one.
+
+        If that fails, the old one is gone on with and the new one is not there; if it cannot be
+        told whether it failed, nothing more is written.
+        """
         entry = growing(file, number)
         try:
             self._update(
@@ -517,25 +546,33 @@ class LogWriter:
                 )
             )
         except BaseException as error:
-            if all(segment.id != file.segment for segment in self._manifest().segments):
+            if self._perhaps_listed(file):
+                self._poison(error)
+                file.close()
+            else:
                 file.abandon()
-                raise
-            self._poison(error)  # it is listed, but perhaps not durably
             raise
         self.file, self.number = file, number
+        old.close()
+        if old.empty:
+            with contextlib.suppress(OSError):
+                disk.unlink(old.path)
+        self.on_roll()
         if self.policy.sync == "os":
             self._publish()
         else:
             self._settle(self._written, file.mark)
-        old.close()
-        if old.empty:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(old.path)
-        self.on_roll()
+
+    def _perhaps_listed(self, file: SegmentWriter) -> bool:
+        try:
+            return any(segment.id == file.segment for segment in self._manifest().segments)
+        except (OSError, StreamlabError):
+            return True
 
     def append_many(self, batches: Iterator[Rows], timeout: float | None = 10.0) -> range:
         """Append what is too big for one frame: sealed files, which appear all at once."""
         with self.held(timeout) as old:
+            self._not_ended(old)
             append_time = self.append_time()
             self.lock.note(appending_since=append_time)
             try:
@@ -556,11 +593,12 @@ class LogWriter:
             entries = ([] if ended is None else [ended]) + sink.entries
             schema_id = sink.schema_id or old.schema_id
             file, number = self._create(schema_id, sink.mark, sink.number)
+            self._written += 1
+            self._change_over(old, entries, file, number)
         except BaseException:
-            sink.abandon()
+            if self.file is old and self.poison is None:  # nothing of it is listed
+                sink.abandon()
             raise
-        self._written += 1
-        self._change_over(old, entries, file, number)
         return range(old.mark.end, sink.mark.end)
 
     def _layout(self) -> Layout:
@@ -597,8 +635,7 @@ class LogWriter:
                     file.sync()
                     self._settle(self._written, file.mark)
                 self._write_mark(file)
-                serial = self.head.serial()
-                self._left = (serial, file)
+                self._left = (self.head.serial(), file)
         except OSError as error:
             self._poison(error)
         finally:
@@ -609,13 +646,12 @@ class LogWriter:
 
     def _write_mark(self, file: SegmentWriter) -> None:
         durable = self._safe >= self._written and file.synced >= file.mark.position
-        with contextlib.suppress(OSError):
-            if durable and file.last_kind in (Kind.ROWS, Kind.HEARTBEAT):
-                _, _, stream_time, append_time = file.mark
-                file.put(Kind.MARK, after=stream_time, append_time=append_time)
-                file.sync()
-            if self.policy.sync == "os" or durable:
-                self.head.settle(self._head(file.mark))
+        if durable and file.last_kind in (Kind.ROWS, Kind.HEARTBEAT):
+            _, _, stream_time, append_time = file.mark
+            file.put(Kind.MARK, after=stream_time, append_time=append_time)
+            file.sync()
+        if self.policy.sync == "os" or durable:
+            self.head.settle(self._head(file.mark))
 
     def close(self) -> None:
         """Let go for good; the log can be opened anew."""
@@ -633,8 +669,6 @@ def _after_fork() -> None:
         closed = writer.closed
         if writer.file is not None and writer.file.fd >= 0:
             os.close(writer.file.fd)
-        writer.lock.release()
-        writer.manifest_lock.release()
         writer.head.close()
         writer._new_handles()  # noqa: SLF001
         writer.closed = closed
