@@ -20,7 +20,18 @@ import pyarrow as pa
 
 import streamlab as sl
 
-__all__ = ["clean", "columns_of", "format_size", "format_time", "parse_schema", "table"]
+__all__ = [
+    "Layout",
+    "cells_of",
+    "clean",
+    "columns_of",
+    "format_ago",
+    "format_size",
+    "format_span",
+    "format_time",
+    "parse_schema",
+    "table",
+]
 
 FOREVER = 2**63 - 1
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -59,6 +70,34 @@ def format_time(micros: int | None) -> str:
         return (EPOCH + dt.timedelta(microseconds=micros)).isoformat(" ").replace("+00:00", "Z")
     except OverflowError:
         return f"{micros} us"
+
+
+def format_span(start: str | None, stop: str | None) -> str:
+    """Return two instants, ISO 8601, as one text; the day is said once.
+
+    >>> format_span("2026-01-05T09:30:00Z", "2026-01-05T16:00:00Z")
+    '2026-01-05 09:30:00 → 16:00:00'
+    """
+    if start is None or stop is None:
+        return "-" if stop is None else _seconds(stop)
+    first, last = _seconds(start), _seconds(stop)
+    same_day = first[:10] == last[:10] and len(last) > 11
+    return f"{first} → {last[11:] if same_day else last}"
+
+
+def _seconds(iso: str) -> str:
+    return iso.replace("T", " ").removesuffix("Z").partition(".")[0]
+
+
+def format_ago(iso: str | None) -> str:
+    """Return how long ago an instant was, in one unit."""
+    if iso is None:
+        return "-"
+    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(iso)).total_seconds()
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 # -- tables ------------------------------------------------------------------------------------
