@@ -129,7 +129,8 @@ class Catalog:
         """Make a folder and those above it, durable in name."""
         if not path.is_dir():
             self._make_folder(path.parent)
-            path.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(path)
             disk.sync_dir(path.parent)
 
     def check(self) -> None:

@@ -9,21 +9,18 @@ Only `new` and `import` make a lab; `append`, `new`, `import` and `demo` are all
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
 import io
-import itertools
 import json
 import os
+import re
 import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import pyarrow as pa
 
 import streamlab as sl
+from streamlab.cli_parser import SHOWN_ROWS, parser
 from streamlab.cli_text import (
     cells_of,
     clean,
@@ -36,15 +33,16 @@ from streamlab.cli_text import (
     table,
 )
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
 
-SHOWN_ROWS = 100
-"""A query's table ends after so many rows unless -n says otherwise."""
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = parser(VERBS).parse_args(arguments)
     try:
         code: int = options.run(options)
         if sys.stdout is not None:
@@ -78,10 +76,29 @@ def complain(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError) and not isinstance(error, sl.StreamlabError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif type(error).__module__.endswith("duckdb"):  # a query that fails as its rows are read
+        text = text.partition("\n\n")[0]
     elif not isinstance(error, sl.StreamlabError | ValueError | TypeError):
         text = f"{type(error).__name__}: {text}\nHint: STREAMLAB_DEBUG=1 shows where"
-    lines = [clean(line) for line in text.splitlines()] or [type(error).__name__]
+    lines = [clean(line) for line in in_shell_words(text).splitlines()] or [type(error).__name__]
     print("\n".join([f"streamlab: {lines[0]}", *lines[1:]]), file=sys.stderr)
+
+
+SHELL_WORDS = {
+    r"overwrite=True": "--overwrite",
+    r"sl\.export\(relation, path\) writes files; .*": "streamlab export writes files; --csv and --json print",
+    r"lab\.sql cannot reach files: .*": "streamlab import loads a file into a stream, streamlab export writes one",
+    r"; other frames go by name: .*": "",
+    r"settings are locked; .*": "settings are locked",
+    r"\bsettings=sl\.Settings\(max_ahead=None\)": "sl.Settings(max_ahead=None) from Python",
+}
+"""What a hint says in Python, as it is done here."""
+
+
+def in_shell_words(text: str) -> str:
+    for python, shell in SHELL_WORDS.items():
+        text = re.sub(python, shell, text)
+    return text
 
 
 # -- opening -----------------------------------------------------------------------------------
@@ -105,6 +122,10 @@ def no_lab(folder: Path) -> sl.StreamlabError:
     if inside:
         hint = f"there is one at {inside[0]}"
     return sl.StreamlabError(f"there is no lab at {folder}", hint=hint)
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def show(lines: Iterable[str]) -> None:
@@ -205,7 +226,7 @@ def run_info(options: argparse.Namespace) -> int:
             show_json(content)
         return 0
     if not options.stream:
-        print(f"lab {clean(str(Path(options.lab)))}: {len(found)} stream{'s' * (len(found) != 1)}")
+        print(f"lab {clean(str(Path(options.lab)))}: {counted(len(found), 'stream')}")
     for content in found:
         show([*([] if options.stream else [""]), *shown_info(content)])
     return 0
@@ -238,8 +259,8 @@ def shown_info(content: dict[str, Any]) -> Iterator[str]:
         "stream": content["stream"],
         "rows": f"{content['rows']:,} at offsets [{content['earliest_offset']:,}, {content['end_offset']:,}), "
         f"durable below {content['durable_offset']:,}",
-        "on disk": f"{format_size(content['bytes'])} in {content['segments']:,} segments "
-        f"of {format_size(settings['segment_bytes'])}, compression {settings['compression'] or 'none'}",
+        "on disk": f"{format_size(content['bytes'])} in {counted(content['segments'], 'segment')} "
+        f"of up to {format_size(settings['segment_bytes'])}, compression {settings['compression'] or 'none'}",
         "event time": f"{content['time'] or 'the append time'}, "
         f"{format_span(content['first_time'], content['stream_time'])}, delay {content['delay']}",
         "last append": f"{(content['append_time'] or 'never').replace('T', ' ')}",
@@ -252,7 +273,9 @@ def shown_info(content: dict[str, Any]) -> Iterator[str]:
     for name, value in pairs.items():
         yield f"{name:<12} {clean(value)}"
     yield ""
-    fields = [(f["name"], f["type"], "" if f["nullable"] else "not null") for f in content["schema"]]
+    fields = [
+        (f["name"], f["type"], "" if f["nullable"] else "not null") for f in content["schema"]
+    ]
     yield from table(["column", "type", ""], fields, [False] * 3)
 
 
@@ -317,7 +340,9 @@ def run_sql(options: argparse.Namespace) -> int:
     with opened(options.lab) as lab:
         view = lab.as_of(options.as_of) if options.as_of else lab
         relation = view.sql(options.query)
-        limit = options.n if options.n is not None else 0 if options.json or options.csv else SHOWN_ROWS
+        limit = (
+            options.n if options.n is not None else 0 if options.json or options.csv else SHOWN_ROWS
+        )
         reader = relation.to_arrow_reader(8192)
         rows = Limited(reader, limit)
         kind = "jsonl" if options.json else "csv"
@@ -397,14 +422,23 @@ def run_append(options: argparse.Namespace) -> int:
             live = Live(stream)
             offsets = range(before, before)
             for part in live.run(sys.stdin.buffer):
-                offsets = range(offsets.start if len(offsets) else part.start, part.stop)
+                offsets = range(before, part.stop)
         else:
             source = sl.read_file(sys.stdin.buffer, format=options.format, schema=stream.schema)
             offsets = stream.append(source)
     if options.json:
-        show_json({"stream": options.stream, "rows": len(offsets), "start": offsets.start, "stop": offsets.stop})
+        show_json(
+            {
+                "stream": options.stream,
+                "rows": len(offsets),
+                "start": offsets.start,
+                "stop": offsets.stop,
+            }
+        )
     else:
-        print(f"{rows_of(len(offsets))} appended to {options.stream}: [{offsets.start:,}, {offsets.stop:,})")
+        print(
+            f"{rows_of(len(offsets))} appended to {options.stream}: [{offsets.start:,}, {offsets.stop:,})"
+        )
     return 0
 
 
@@ -414,13 +448,14 @@ def no_stream(lab: sl.Lab, options: argparse.Namespace) -> sl.StreamNotFound:
     except sl.StreamNotFound as error:
         hint = f"{error.hint} streamlab new, or streamlab import, makes one" if len(lab) else None
         return sl.StreamNotFound(
-            error.message, hint=hint or f'streamlab new {options.lab} {options.stream} --schema "..."'
+            error.message,
+            hint=hint or f'streamlab new {options.lab} {options.stream} --schema "..."',
         )
     raise AssertionError
 
 
 def rows_of(count: int) -> str:
-    return f"{count:,} row" + "s" * (count != 1)
+    return counted(count, "row")
 
 
 class Live:
@@ -495,10 +530,19 @@ def run_import(options: argparse.Namespace) -> int:
             source = sl.read_file(file, schema=stream.schema, progress=None)
             count += len(stream.append(source))
         if options.json:
-            show_json({"stream": options.stream, "rows": count, "created": new, "end_offset": stream.end_offset})
+            show_json(
+                {
+                    "stream": options.stream,
+                    "rows": count,
+                    "created": new,
+                    "end_offset": stream.end_offset,
+                }
+            )
         else:
             made = " (new)" if new else ""
-            print(f"{rows_of(count)} imported into {options.stream}{made}, which ends at {stream.end_offset:,}")
+            print(
+                f"{rows_of(count)} imported into {options.stream}{made}, which ends at {stream.end_offset:,}"
+            )
     return 0
 
 
@@ -535,9 +579,17 @@ def run_export(options: argparse.Namespace) -> int:
             stream = stream.offsets(*options.offsets)
         if options.between:
             stream = stream.between(*options.between)
-        by = [part.strip() for part in options.partition_by.split(",")] if options.partition_by else None
+        by = (
+            [part.strip() for part in options.partition_by.split(",")]
+            if options.partition_by
+            else None
+        )
         count = sl.export(
-            stream, options.path, partition_by=by, system=not options.no_system, overwrite=options.overwrite
+            stream,
+            options.path,
+            partition_by=by,
+            system=not options.no_system,
+            overwrite=options.overwrite,
         )
     if options.json:
         show_json({"path": options.path, "rows": count})
@@ -563,7 +615,10 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.salvage:
         print(f"{rows_of(report.rows)} saved into {options.salvage}; the lab itself is as it was")
     elif not report.ok:
-        print(f"Hint: streamlab verify {options.lab} --salvage DIR copies what is sound", file=sys.stderr)
+        print(
+            f"Hint: streamlab verify {options.lab} --salvage DIR copies what is sound",
+            file=sys.stderr,
+        )
     return 0 if report.ok else 1
 
 
@@ -574,188 +629,18 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
-# -- what there is to type ---------------------------------------------------------------------
-
-GROUPS = {
-    "start": {"demo": "record this machine, run windows over it, look back: two minutes"},
-    "make and fill": {
-        "new": "make a stream, and the lab if there is none",
-        "append": "append rows from a file or standard input to a stream",
-        "import": "load files into a stream, making it if it is not there",
-    },
-    "look": {
-        "ls": "list the streams of a lab",
-        "info": "show everything about a stream: columns, settings, size",
-        "tail": "show the last rows of a stream, and follow it",
-        "sql": "run one SELECT over the streams of a lab",
-    },
-    "take out and keep": {
-        "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
-        "verify": "read every byte of a lab and report damage; salvage what is sound",
-    },
+VERBS = {
+    "demo": run_demo,
+    "new": run_new,
+    "append": run_append,
+    "import": run_import,
+    "ls": run_ls,
+    "info": run_info,
+    "tail": run_tail,
+    "sql": run_sql,
+    "export": run_export,
+    "verify": run_verify,
 }
-
-
-def overview() -> str:
-    lines = ["A laboratory for event streams: record, look back, query, replay.", ""]
-    for group, verbs in GROUPS.items():
-        lines.append(f"{group}:")
-        lines += [f"  {verb:<8} {text}" for verb, text in verbs.items()]
-    lines += ["", "streamlab COMMAND --help says more, with an example."]
-    return "\n".join(lines)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("streamlab", description=overview(), formatter_class=raw)
-    top.add_argument("--version", action="version", version=f"streamlab {sl.__version__}")
-    verbs = top.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
-    summaries = {verb: text for group in GROUPS.values() for verb, text in group.items()}
-    for name, (run, add, text, example) in COMMANDS.items():
-        about = f"{summaries[name].capitalize()}.\n\n{textwrap.fill(text, 92)}"
-        verb = verbs.add_parser(
-            name, description=about, epilog=f"example:\n  {example}", formatter_class=raw
-        )
-        add(verb)
-        verb.set_defaults(run=run)
-    return top
-
-
-def _lab(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("lab", metavar="LAB", help="the lab's folder")
-
-
-def _stream(verb: argparse.ArgumentParser) -> None:
-    _lab(verb)
-    verb.add_argument("stream", metavar="STREAM", help="the stream's name")
-
-
-def _json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print JSON, one object on a line")
-
-
-def _creation(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--time", metavar="COLUMN", help="the event-time column; without it, append time")
-    verb.add_argument("--key", metavar="COLUMN[,COLUMN]", help="the column or columns of the key")
-    verb.add_argument("--partitions", type=int, metavar="N", help="spread keys over N partitions")
-    verb.add_argument("--delay", metavar="5s", help="how far out of order events may come")
-    verb.add_argument("--retention", metavar="7d,10GB", help="how long rows are kept: age, size or both")
-    verb.add_argument("--cleanup", choices=["delete", "compact"], help="what happens to old rows")
-
-
-def _new(verb: argparse.ArgumentParser) -> None:
-    _stream(verb)
-    which = verb.add_mutually_exclusive_group(required=True)
-    which.add_argument("--schema", metavar="TEXT", help='"ts timestamp, symbol string not null, price double"')
-    which.add_argument("--like", metavar="FILE", help="take the columns of a file, not its rows")
-    _creation(verb)
-
-
-def _append(verb: argparse.ArgumentParser) -> None:
-    _stream(verb)
-    verb.add_argument("file", metavar="FILE", nargs="?", default="-", help="- is standard input (default)")
-    verb.add_argument("--format", choices=["csv", "tsv", "jsonl", "parquet", "arrow"],
-                      help="if the ending does not say it; standard input is jsonl")  # fmt: skip
-    _json(verb)
-
-
-def _import(verb: argparse.ArgumentParser) -> None:
-    _stream(verb)
-    verb.add_argument("files", metavar="FILE", nargs="+", help="a file, a folder of Parquet, a pattern")
-    _creation(verb)
-    _json(verb)
-
-
-def _ls(verb: argparse.ArgumentParser) -> None:
-    _lab(verb)
-    _json(verb)
-
-
-def _info(verb: argparse.ArgumentParser) -> None:
-    _lab(verb)
-    verb.add_argument("stream", metavar="STREAM", nargs="?", help="the stream's name; without it, all")
-    _json(verb)
-
-
-def count(text: str) -> int:
-    """Return a number of rows."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than no rows")
-    return number
-
-
-def _tail(verb: argparse.ArgumentParser) -> None:
-    _stream(verb)
-    verb.add_argument("-n", type=count, metavar="ROWS", help="how many rows (10; with --from all)")
-    verb.add_argument("-f", "--follow", action="store_true", help="go on with the rows that come; Ctrl-C ends")
-    verb.add_argument("--from", dest="start", metavar="WHERE", help='"earliest", "end", an offset, or an event time')
-    _json(verb)
-
-
-def _sql(verb: argparse.ArgumentParser) -> None:
-    _lab(verb)
-    verb.add_argument("query", metavar="SELECT", help="each stream is a table under its name")
-    verb.add_argument("--as-of", metavar="TIME", help="every stream as it was at this append time")
-    how = verb.add_mutually_exclusive_group()
-    _json(how)  # type: ignore[arg-type]
-    how.add_argument("--csv", action="store_true", help="print CSV")
-    verb.add_argument("-n", type=count, metavar="ROWS", help=f"at most so many rows (table: {SHOWN_ROWS}); 0: all")
-
-
-def _export(verb: argparse.ArgumentParser) -> None:
-    _stream(verb)
-    verb.add_argument("path", metavar="PATH", help="ends in .parquet, .csv, .tsv, .jsonl or .arrow")
-    verb.add_argument("--between", nargs=2, metavar=("START", "STOP"), help="event times in [START, STOP)")
-    verb.add_argument("--offsets", nargs=2, type=int, metavar=("START", "STOP"), help="offsets in [START, STOP)")
-    verb.add_argument("--as-of", metavar="TIME", help="the stream as it was at this append time")
-    verb.add_argument("--partition-by", metavar="COLUMN[,COLUMN]", help="a folder of Parquet, one subfolder per value")
-    verb.add_argument("--no-system", action="store_true", help="leave out _partition, _offset, _append_time")
-    verb.add_argument("--overwrite", action="store_true", help="replace what is there")
-    _json(verb)
-
-
-def _verify(verb: argparse.ArgumentParser) -> None:
-    _lab(verb)
-    verb.add_argument("--salvage", metavar="DIR", help="copy what is sound into a new lab there")
-    _json(verb)
-
-
-def _demo(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--folder", type=Path, metavar="DIR", help="where to (streamlab-demo; never replaced)")
-    verb.add_argument("--seconds", type=float, default=12.0, metavar="N", help="how long to record (12)")
-    verb.add_argument("--rate", type=float, default=20.0, metavar="N", help="samples a second (20)")
-
-
-COMMANDS: dict[str, tuple[Any, Any, str, str]] = {
-    "demo": (run_demo, _demo, "It needs no network and no server, and says what it compares.",
-             "streamlab demo --seconds 5"),
-    "new": (run_new, _new, "Types are called as in SQL or Arrow: int64, double, string, bool, timestamp (UTC), "
-            "date, decimal(18, 4), list<T>, struct<name: T>, map<K, V>; a column is nullable unless NOT NULL.",
-            'streamlab new my-lab trades --schema "ts timestamp, symbol string, price double" --time ts --key symbol'),
-    "append": (run_append, _append, "A file is appended as a whole or not at all; its text is parsed into the "
-               "stream's types. Lines of JSON on standard input are appended as they come; a bad line ends it.",
-               """echo '{"ts": "2026-01-05T09:30:00Z", "symbol": "A", "price": 1.5}' | streamlab append my-lab trades"""),
-    "import": (run_import, _import, "Parquet, CSV, TSV, JSON lines (also .gz, .zst) and Arrow, told by the ending. "
-               "The types of a new stream are those of the first file; text is looked at to tell them.",
-               "streamlab import my-lab trades trades-*.parquet --time ts --key symbol --delay 5s"),
-    "ls": (run_ls, _ls, "Rows, size on disk, segments, offsets, event times and the last append of each.",
-           "streamlab ls my-lab"),
-    "info": (run_info, _info, "Without a stream, of all streams.", "streamlab info my-lab trades"),
-    "tail": (run_tail, _tail, "With --from, the rows from there on. With -f it goes on with the rows that come, "
-             "whichever process appends them.", "streamlab tail my-lab trades -n 5 -f"),
-    "sql": (run_sql, _sql, "DuckDB's dialect, locked down: no files, no network, no settings. Rows have "
-            "_partition, _offset and _append_time too.",
-            'streamlab sql my-lab "SELECT symbol, count(*) AS n FROM trades GROUP BY ALL ORDER BY n DESC"'),
-    "export": (run_export, _export, "The target appears when it is whole. The ending says the format; text may be "
-               "compressed (.csv.gz).",
-               "streamlab export my-lab trades trades.parquet --between 2026-01-05T09:30Z 2026-01-05T10:00Z"),
-    "verify": (run_verify, _verify, "Exit code 1 if anything is damaged. With --salvage what is sound goes into a "
-               "new lab, and the report says which offsets are lost and where the others went.",
-               "streamlab verify my-lab --salvage my-lab-saved"),
-}  # fmt: skip
-
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,12 +13,14 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 import streamlab as sl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "Layout",
@@ -40,10 +42,10 @@ LONGEST_CELL = 1_000
 
 
 def clean(text: str) -> str:
-    """Return text in one line, with whatever a terminal would obey shown as an escape.
+    r"""Return text in one line, with whatever a terminal would obey shown as an escape.
 
-    >>> clean("a\\x1b[31mb")
-    'a\\\\x1b[31mb'
+    >>> clean("a\x1b[31mb")
+    'a\\x1b[31mb'
     """
     if text.isprintable():
         return text
@@ -145,10 +147,14 @@ class Layout:
             self.widths = [max(w, width_of(cell)) for w, cell in zip(self.widths, row, strict=True)]
         limit = terminal_width()
         while limit and sum(self.widths) + 2 * (len(self.widths) - 1) > limit:
-            widest = max(range(len(self.widths)), key=lambda i: (self.widths[i], i))
-            if self.widths[widest] <= NARROWEST:
-                return
+            widest = max(range(len(self.widths)), key=self._spare)
+            if self.widths[widest] <= NARROWEST or self.right[widest]:
+                return  # a number is whole or it is another one: the line is cut at its end
             self.widths[widest] -= 1
+
+    def _spare(self, column: int) -> tuple[bool, int]:
+        roomy = not self.right[column] and self.widths[column] > NARROWEST
+        return roomy, self.widths[column]
 
     def line(self, cells: Sequence[str]) -> str:
         shown = [
@@ -157,7 +163,9 @@ class Layout:
         ]
         text = "  ".join(shown).rstrip()
         limit = terminal_width()
-        return fitted(text, limit, right=False).rstrip() if limit and width_of(text) > limit else text
+        return (
+            fitted(text, limit, right=False).rstrip() if limit and width_of(text) > limit else text
+        )
 
     def header(self) -> list[str]:
         rule = "  ".join("─" * width for width in self.widths)
@@ -210,8 +218,21 @@ def _cell(value: Any) -> str:
         return f"{value:,f}"
     if isinstance(value, bytes):
         return clean(f"0x{value[:32].hex()}" + ("…" if len(value) > 32 else ""))
-    text = str(value)
+    text = value if isinstance(value, str) else _plain(value)
     return clean(text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…")
+
+
+def _plain(value: Any) -> str:
+    """Return a value, also one inside another, as short text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_plain(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    if isinstance(value, dt.datetime):
+        return value.isoformat(" ").replace("+00:00", "Z")
+    if value is None:
+        return "null"
+    return repr(value) if isinstance(value, str | bytes) else str(value)
 
 
 # -- schemas as text ---------------------------------------------------------------------------
@@ -286,7 +307,9 @@ class SchemaText:
     def name(self) -> str:
         token = self.take()
         if not re.fullmatch(r'[\w.$\-]+|"[^"]+"', token):
-            raise self.wrong(f"a column's name is expected, not {token!r}" if token else "a column is missing")
+            raise self.wrong(
+                f"a column's name is expected, not {token!r}" if token else "a column is missing"
+            )
         return token.strip('"')
 
     def type(self) -> pa.DataType:
@@ -321,7 +344,10 @@ class SchemaText:
             return TYPES[word]
         near = difflib.get_close_matches(word, TYPES, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise self.wrong(f"there is no type {word!r}" if word else "a type is missing", f"{hint}there are {_COMMON}")
+        raise self.wrong(
+            f"there is no type {word!r}" if word else "a type is missing",
+            f"{hint}there are {_COMMON}",
+        )
 
     def decimal(self, precision: int, scale: int = 0) -> pa.DataType:
         if not 1 <= precision <= 38 or not 0 <= scale <= precision:

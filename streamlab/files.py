@@ -21,13 +21,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import ipc
 
 from streamlab.errors import SchemaMismatch, StreamlabError
-from streamlab.filetext import CannotParse, json_lines, read_csv, read_json
+from streamlab.filetext import ParseError, json_lines, read_csv, read_json
 from streamlab.progress import progress_bar
 from streamlab.schema import SYSTEM_FIELDS, batches, describe_type, normalise
 
@@ -47,7 +47,6 @@ MOST_FOLDERS = 10_000
 """More partitions than that are a mistake: a column with a value of its own in each row."""
 
 Opener = Callable[[], Any]
-Reader = pa.RecordBatchReader
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -59,7 +58,7 @@ def read_file(
     format: str | None = None,  # noqa: A002
     schema: pa.Schema | None = None,
     progress: bool | None = False,
-) -> Reader:
+) -> pa.RecordBatchReader:
     """Return the rows of a file as a reader that holds a batch at a time.
 
     ``source`` is a file's path (Parquet, CSV or TSV, JSON lines, Arrow, told by its ending; text may
@@ -75,14 +74,18 @@ def read_file(
     """
     if hasattr(source, "read"):
         if format is None:
-            raise StreamlabError("an open file has no ending", hint='give format="jsonl" or another')
+            raise StreamlabError(
+                "an open file has no ending", hint='give format="jsonl" or another'
+            )
         name = str(getattr(source, "name", "the input")).replace("<stdin>", "standard input")
         reader = _read_one(name, format, lambda: source, schema, seekable=False)
         return _reported(reader, name, progress)
     paths, base = _paths_of(source)
     formats = {format or _format_of(path)[0] for path in paths}
     if len(formats) > 1:
-        raise StreamlabError(f"{source} names files of several formats: {', '.join(sorted(formats))}")
+        raise StreamlabError(
+            f"{source} names files of several formats: {', '.join(sorted(formats))}"
+        )
     kind = formats.pop()
     if kind == "parquet":
         reader = _parquet(str(source), paths, base, schema)
@@ -97,7 +100,9 @@ def _paths_of(source: Any) -> tuple[list[Path], Path]:
     if path.is_dir():
         found = sorted(p for p in path.rglob("*.parquet") if not _hidden(p.relative_to(path)))
         if not found:
-            raise StreamlabError(f"{path} is a folder without Parquet files", hint=f"there are {KNOWN}")
+            raise StreamlabError(
+                f"{path} is a folder without Parquet files", hint=f"there are {KNOWN}"
+            )
         return found, path
     if path.exists():
         return [path], path.parent
@@ -139,12 +144,14 @@ def _naming(name: object, doing: str = "read") -> Iterator[None]:
         yield
     except StreamlabError:
         raise
-    except CannotParse as error:
+    except ParseError as error:
         raise SchemaMismatch(
             f"{name}: {error}", hint=error.hint, column=error.column, got=error.got, want=error.want
         ) from None
     except (pa.ArrowException, OSError, UnicodeError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split(". Detail:", maxsplit=1)[0].strip()
+        reason = (
+            getattr(error, "strerror", None) or str(error).split(". Detail:", maxsplit=1)[0].strip()
+        )
         raise StreamlabError(f"{name} cannot be {doing}: {reason}") from error
 
 
@@ -153,7 +160,9 @@ def _named(name: object, rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
         yield from rows
 
 
-def _reported(reader: Reader, name: str, progress: bool | None) -> Reader:  # noqa: FBT001
+def _reported(
+    reader: pa.RecordBatchReader, name: str, progress: bool | None
+) -> pa.RecordBatchReader:
     if progress is False:
         return reader
 
@@ -163,13 +172,15 @@ def _reported(reader: Reader, name: str, progress: bool | None) -> Reader:  # no
                 bar.update(batch.num_rows)
                 yield batch
 
-    return Reader.from_batches(reader.schema, counted())
+    return pa.RecordBatchReader.from_batches(reader.schema, counted())
 
 
-def _one_after_the_other(paths: list[Path], kind: str, schema: pa.Schema | None) -> Reader:
+def _one_after_the_other(
+    paths: list[Path], kind: str, schema: pa.Schema | None
+) -> pa.RecordBatchReader:
     """Read files of the same columns; the first one gives the types if no schema does."""
 
-    def opened(path: Path, schema: pa.Schema | None) -> Reader:
+    def opened(path: Path, schema: pa.Schema | None) -> pa.RecordBatchReader:
         compression = COMPRESSIONS.get(path.suffix.lower())
         return _read_one(
             str(path), kind, lambda: pa.input_stream(str(path), compression=compression), schema
@@ -184,23 +195,28 @@ def _one_after_the_other(paths: list[Path], kind: str, schema: pa.Schema | None)
         yield from first
         for path in paths[1:]:
             reader = opened(path, wanted)
-            if reader.schema.names != first.schema.names and set(reader.schema.names) != set(first.schema.names):
-                odd = sorted(set(reader.schema.names) ^ set(first.schema.names))[0]
-                raise StreamlabError(f"{path} and {paths[0]} have different columns: {odd!r} is in one only")
+            if reader.schema.names != first.schema.names and set(reader.schema.names) != set(
+                first.schema.names
+            ):
+                odd = min(set(reader.schema.names) ^ set(first.schema.names))
+                raise StreamlabError(
+                    f"{path} and {paths[0]} have different columns: {odd!r} is in one only"
+                )
             with _naming(path):
                 for batch in reader:
                     yield batch.select(first.schema.names).cast(first.schema)
 
-    return Reader.from_batches(first.schema, rows())
+    return pa.RecordBatchReader.from_batches(first.schema, rows())
 
 
 def _read_one(
     name: str, kind: str, open_: Opener, schema: pa.Schema | None, *, seekable: bool = True
-) -> Reader:
+) -> pa.RecordBatchReader:
     with _naming(name):
         if kind not in ("csv", "tsv", "jsonl", "arrow"):
             raise StreamlabError(
-                f"{name} cannot be read as {kind!r}", hint="an open file is csv, tsv, jsonl or arrow"
+                f"{name} cannot be read as {kind!r}",
+                hint="an open file is csv, tsv, jsonl or arrow",
             )
         if kind == "arrow":
             return _arrow(name, open_())
@@ -211,27 +227,29 @@ def _read_one(
             target, rows = read_json(open_, schema)
         else:
             target, rows = read_csv(open_, "\t" if kind == "tsv" else ",", schema)
-        return Reader.from_batches(target, _named(name, rows))
+        return pa.RecordBatchReader.from_batches(target, _named(name, rows))
 
 
-def _arrow(name: str, file: Any) -> Reader:
+def _arrow(name: str, file: Any) -> pa.RecordBatchReader:
     """Read an Arrow file, or a stream, of foreign hands: the schema layer validates each batch."""
     if not getattr(file, "seekable", bool)():
         stream = ipc.open_stream(file)
-        return Reader.from_batches(stream.schema, _named(name, stream))
+        return pa.RecordBatchReader.from_batches(stream.schema, _named(name, stream))
     magic = file.read(6)
     file.seek(0)
     if magic[:4] == b"FEA1":
         raise StreamlabError(f"{name} is of the old Feather format", hint="write it as Parquet")
     if magic != b"ARROW1":
         stream = ipc.open_stream(file)
-        return Reader.from_batches(stream.schema, _named(name, stream))
+        return pa.RecordBatchReader.from_batches(stream.schema, _named(name, stream))
     whole = ipc.open_file(file)
     parts = (whole.get_batch(index) for index in range(whole.num_record_batches))
-    return Reader.from_batches(whole.schema, _named(name, parts))
+    return pa.RecordBatchReader.from_batches(whole.schema, _named(name, parts))
 
 
-def _parquet(name: str, paths: list[Path], base: Path, schema: pa.Schema | None) -> Reader:
+def _parquet(
+    name: str, paths: list[Path], base: Path, schema: pa.Schema | None
+) -> pa.RecordBatchReader:
     """Read Parquet files as one; their columns are united, ``name=value`` folders are columns."""
     import pyarrow.dataset as ds
     import pyarrow.fs as pafs
@@ -248,7 +266,7 @@ def _parquet(name: str, paths: list[Path], base: Path, schema: pa.Schema | None)
         dataset = factory.finish(united.remove_metadata())
         scanner = dataset.scanner(batch_size=1 << 17, batch_readahead=4, fragment_readahead=2)
         reader = scanner.to_reader()
-        return Reader.from_batches(reader.schema, _named(name, reader))
+        return pa.RecordBatchReader.from_batches(reader.schema, _named(name, reader))
 
 
 def _hive_fields(paths: list[Path], base: Path, schema: pa.Schema | None) -> pa.Schema:
@@ -311,7 +329,8 @@ def export(
     if hasattr(path, "write"):
         if format not in ("csv", "tsv", "jsonl", "arrow"):
             raise StreamlabError('an open file takes format="csv", "tsv", "jsonl" or "arrow"')
-        return _written(rows, schema, format, path, total, "", progress=False)
+        _check_types(format, schema, format.upper())
+        return _written(rows, schema, format, path, progress=False)
     target = Path(os.path.expanduser(os.fspath(path)))  # noqa: PTH111
     kind, compression = ("parquet", None) if names else (format or "", None)
     if not kind:
@@ -322,10 +341,12 @@ def export(
     try:
         with _naming(target, "written"):
             if names:
-                count = _write_folder(rows, schema, beside, names, total, target.name, progress)
+                count = _write_folder(rows, schema, beside, names, total=total, progress=progress)
             else:
                 with pa.output_stream(str(beside), compression=compression) as file:
-                    count = _written(rows, schema, kind, file, total, target.name, progress=progress)
+                    count = _written(
+                        rows, schema, kind, file, total=total, name=target.name, progress=progress
+                    )
             _put_in_place(beside, target, overwrite=overwrite)
     finally:
         _remove(beside)
@@ -337,8 +358,10 @@ def _source(data: Any, *, system: bool) -> tuple[pa.Schema, Iterator[pa.RecordBa
     if isinstance(data, str | os.PathLike):
         raise SchemaMismatch(f"{data!r} is a path, not rows", hint="sl.export(rows, path)")
     total: int | None = None
-    rows: Iterable[pa.RecordBatch]
-    if hasattr(data, "dataset") and hasattr(data, "follow"):  # a stream: its own errors come through
+    rows: Any
+    if hasattr(data, "dataset") and hasattr(
+        data, "follow"
+    ):  # a stream: its own errors come through
         snapshot = data.dataset()._snapshot  # noqa: SLF001
         schema, rows = snapshot.schema, snapshot.batches()
         total = snapshot.count() if snapshot.event_filter is None else None
@@ -370,7 +393,9 @@ def _lazy_rows(frame: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema = frame.collect_schema().to_frame().to_arrow(compat_level=level).schema
     parts = frame.collect_batches(maintain_order=True)
     return schema, (
-        batch for part in parts for batch in part.to_arrow(compat_level=level).cast(schema).to_batches()
+        batch
+        for part in parts
+        for batch in part.to_arrow(compat_level=level).cast(schema).to_batches()
     )
 
 
@@ -384,7 +409,7 @@ def _plain(field: pa.Field) -> pa.Field:
         return field
 
 
-def _check_types(kind: str, schema: pa.Schema, target: Path) -> None:
+def _check_types(kind: str, schema: pa.Schema, target: Path | str) -> None:
     """Refuse what CSV has no way to say.
 
     Raises:
@@ -460,7 +485,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _counted(rows: Iterable[pa.RecordBatch], bar: Any, count: list[int]) -> Iterator[pa.RecordBatch]:
+def _counted(
+    rows: Iterable[pa.RecordBatch], bar: Any, count: list[int]
+) -> Iterator[pa.RecordBatch]:
     for batch in rows:
         count[0] += batch.num_rows
         bar.update(batch.num_rows)
@@ -472,9 +499,9 @@ def _written(
     schema: pa.Schema,
     kind: str,
     file: Any,
-    total: int | None,
-    name: str,
     *,
+    total: int | None = None,
+    name: str = "",
     progress: bool | None,
 ) -> int:
     count = [0]
@@ -491,22 +518,26 @@ def _write_folder(
     schema: pa.Schema,
     folder: Path,
     names: list[str],
+    *,
     total: int | None,
-    what: str,
-    progress: bool | None,  # noqa: FBT001
+    progress: bool | None,
 ) -> int:
     import pyarrow.dataset as ds
 
     for name in names:
         if name not in schema.names:
             near = difflib.get_close_matches(name, schema.names, 1) or schema.names
-            raise SchemaMismatch(f'no column "{name}" to partition by', hint=f"there are {', '.join(near)}", column=name)
+            raise SchemaMismatch(
+                f'no column "{name}" to partition by',
+                hint=f"there are {', '.join(near)}",
+                column=name,
+            )
     if len(names) == len(schema.names):
         raise SchemaMismatch("every column is a partition: none is left for the files")
     count = [0]
     fields = pa.schema([schema.field(name) for name in names])
     folder.mkdir()
-    with progress_bar(total, what, "rows", progress) as bar:
+    with progress_bar(total, "Parquet", "rows", progress) as bar:
         ds.write_dataset(
             _gathered(_counted(rows, bar, count)), folder, schema=schema, format="parquet",
             partitioning=ds.partitioning(fields, flavor="hive"), preserve_order=True,
@@ -560,8 +591,8 @@ def _write_csv(
 def _write_json(rows: Iterator[pa.RecordBatch], schema: pa.Schema, file: BinaryIO) -> None:
     del schema
     for batch in rows:
-        for at in range(0, batch.num_rows, 1 << 14):
-            file.write(cast("bytes", json_lines(batch.slice(at, 1 << 14))))
+        step = 1 << 14
+        file.writelines(json_lines(batch.slice(at, step)) for at in range(0, batch.num_rows, step))
 
 
 _WRITERS: dict[str, Callable[[Iterator[pa.RecordBatch], pa.Schema, Any], None]] = {

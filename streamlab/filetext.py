@@ -25,7 +25,7 @@ from pyarrow import types
 from streamlab.duration import parse_duration
 from streamlab.schema import SYSTEM_FIELDS, describe_type
 
-__all__ = ["CannotParse", "json_lines", "read_csv", "read_json"]
+__all__ = ["ParseError", "json_lines", "read_csv", "read_json"]
 
 Rows = tuple[pa.Schema, Iterator[pa.RecordBatch]]
 Opener = Callable[[], Any]
@@ -44,7 +44,7 @@ GUESSED = (
 )
 
 
-class CannotParse(ValueError):
+class ParseError(ValueError):
     """A text that is no value of its type: which column, what it has, what was wanted."""
 
     def __init__(
@@ -64,17 +64,15 @@ def read_csv(open_: Opener, delimiter: str, schema: pa.Schema | None) -> Rows:
     Without one the types are what fits the first 32 MB; the file is opened twice then.
 
     Raises:
-        CannotParse: a text that is no value of its type, or a type that CSV has not.
+        ParseError: a text that is no value of its type, or a type that CSV has not.
     """
     guessed = schema is None
     wanted = _guess_csv(open_, delimiter) if schema is None else _with_system(schema)
     for field in wanted:
         if types.is_nested(field.type) or "binary" in str(field.type):
             why = f'column "{field.name}" is {describe_type(field.type)}, and CSV has none'
-            raise CannotParse(why, column=field.name, hint="give JSON lines, Parquet or Arrow")
-    direct = {
-        f.name: pa.string() if types.is_timestamp(f.type) else f.type for f in wanted
-    }
+            raise ParseError(why, column=field.name, hint="give JSON lines, Parquet or Arrow")
+    direct = {f.name: pa.string() if types.is_timestamp(f.type) else f.type for f in wanted}
     reader = _open_csv(open_(), delimiter, direct)
     fields = [wanted.field(f.name) if f.name in wanted.names else f for f in reader.schema]
     target = pa.schema([pa.field(f.name, f.type) for f in fields])
@@ -109,7 +107,7 @@ def _guess_csv(open_: Opener, delimiter: str) -> pa.Schema:
         if field.name in SYSTEM_FIELDS:
             kind = SYSTEM_FIELDS[field.name].type
         elif types.is_binary(kind):
-            raise CannotParse(f'column "{field.name}" is not UTF-8 text', column=field.name)
+            raise ParseError(f'column "{field.name}" is not UTF-8 text', column=field.name)
         elif types.is_timestamp(kind):
             kind = UTC_MICROS
             if first is not None and not _whole_micros(first.column(place)):
@@ -140,9 +138,13 @@ def _csv_rows(reader: Any, target: pa.Schema, *, guessed: bool) -> Iterator[pa.R
         except StopIteration:
             return
         except pa.ArrowInvalid as error:
-            raise CannotParse(*_csv_reason(error, target), hint=GUESSED if guessed else None) from None
+            raise ParseError(
+                *_csv_reason(error, target), hint=GUESSED if guessed else None
+            ) from None
         arrays = [
-            parse_instants(column, field.type, field.name, row) if types.is_timestamp(field.type) else column
+            parse_instants(column, field.type, field.name, row)
+            if types.is_timestamp(field.type)
+            else column
             for column, field in zip(batch.columns, target, strict=True)
         ]
         row += batch.num_rows
@@ -152,7 +154,11 @@ def _csv_rows(reader: Any, target: pa.Schema, *, guessed: bool) -> Iterator[pa.R
 def _csv_reason(error: Exception, target: pa.Schema) -> tuple[str]:
     """Say by name which column Arrow means by its number."""
     text = str(error)
-    match = re.match(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.*?): (.*)", text, re.DOTALL)
+    match = re.match(
+        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.*?): (.*)",
+        text,
+        re.DOTALL,
+    )
     if not match:
         return (text,)
     name = target.names[int(match[1])]
@@ -164,7 +170,7 @@ def parse_instants(texts: pa.Array, kind: pa.DataType, column: str, row: int = 0
     """Return ISO 8601 texts as instants; a date alone is its midnight, a naive one means UTC.
 
     Raises:
-        CannotParse: one is no instant, or is finer than the type.
+        ParseError: one is no instant, or is finer than the type.
     """
     texts = pc.utf8_trim_whitespace(texts)
     texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
@@ -181,7 +187,7 @@ def parse_instants(texts: pa.Array, kind: pa.DataType, column: str, row: int = 0
                 text.cast(utc)
             except pa.ArrowInvalid:
                 shown = repr(text.as_py())
-                raise CannotParse(
+                raise ParseError(
                     f'column "{column}", row {row + place}: {shown} is no {describe_type(kind)}',
                     column=column, got=text.as_py(), want=kind,
                     hint='write an ISO 8601 instant, such as "2026-01-05T09:30:00Z"',
@@ -199,7 +205,7 @@ def read_json(open_: Opener, schema: pa.Schema | None) -> Rows:
     that no column has is refused. Without, the types are what fits the first 32 MB.
 
     Raises:
-        CannotParse: a line is no object, or a value is none of its column's type.
+        ParseError: a line is no object, or a value is none of its column's type.
     """
     if schema is not None:
         target = pa.schema([pa.field(f.name, f.type) for f in schema])
@@ -241,8 +247,10 @@ def _decoded(decoder: json.JSONDecoder, text: str, number: int) -> Any:
     try:
         return decoder.decode(text)
     except ValueError as error:
-        raise CannotParse(
-            f"line {number} is not JSON: {error}", got=text[:80], hint="one JSON object on each line"
+        raise ParseError(
+            f"line {number} is not JSON: {error}",
+            got=text[:80],
+            hint="one JSON object on each line",
         ) from None
 
 
@@ -253,8 +261,10 @@ def _json_rows(objects: Iterator[tuple[str, Any]], target: pa.Schema) -> Iterato
     for place, value in objects:
         try:
             rows.append(parse(value))
-        except CannotParse as error:
-            raise CannotParse(f"{place}: {error}", column=error.column, got=value, hint=error.hint) from None
+        except ParseError as error:
+            raise ParseError(
+                f"{place}: {error}", column=error.column, got=value, hint=error.hint
+            ) from None
         places.append(place)
         if len(rows) == 1 << 14:
             yield _json_batch(rows, places, target)
@@ -273,7 +283,7 @@ def _json_batch(rows: list[list[Any]], places: list[str], target: pa.Schema) -> 
             place = _first_bad(values, field.type)
             where = places[place] if place is not None else places[0]
             got = values[place] if place is not None else values
-            raise CannotParse(
+            raise ParseError(
                 f'{where}: column "{field.name}": {got!r:.60} is no {describe_type(field.type)}',
                 column=field.name, got=got, want=field.type,
             ) from None  # fmt: skip
@@ -296,12 +306,16 @@ def row_parser(target: pa.Schema) -> Callable[[Any], list[Any]]:
 
     def parse(row: Any) -> list[Any]:
         if not isinstance(row, dict):
-            raise CannotParse(f"{row!r:.60} is not an object", hint="one JSON object on each line")
+            raise ParseError(f"{row!r:.60} is not an object", hint="one JSON object on each line")
         if not known.issuperset(row):
             name = next(name for name in row if name not in known)
             near = difflib.get_close_matches(name, target.names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(target.names)}"
-            raise CannotParse(f"there is no column {name!r}", column=name, hint=hint)
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"the columns are {', '.join(target.names)}"
+            )
+            raise ParseError(f"there is no column {name!r}", column=name, hint=hint)
         values = []
         for name, kind, parser in parsers:
             value = row.get(name)
@@ -309,8 +323,11 @@ def row_parser(target: pa.Schema) -> Callable[[Any], list[Any]]:
                 values.append(None if value is None else parser(value))
             except (ValueError, TypeError, ArithmeticError, pa.ArrowException):
                 shown = json.dumps(value, default=str)[:60]
-                raise CannotParse(
-                    f'column "{name}": {shown} is no {describe_type(kind)}', column=name, got=value, want=kind
+                raise ParseError(
+                    f'column "{name}": {shown} is no {describe_type(kind)}',
+                    column=name,
+                    got=value,
+                    want=kind,
                 ) from None
         return values
 
@@ -429,7 +446,11 @@ def _nested_parser(kind: pa.DataType) -> Callable[[Any], Any]:
         key, item = value_parser(kind.key_type), value_parser(kind.item_type)
 
         def parse_map(value: Any) -> Any:
-            pairs = value.items() if isinstance(value, dict) else ((v["key"], v["value"]) for v in value)
+            pairs = (
+                value.items()
+                if isinstance(value, dict)
+                else ((v["key"], v["value"]) for v in value)
+            )
             return [(key(k), None if v is None else item(v)) for k, v in pairs]
 
         return parse_map
@@ -501,7 +522,7 @@ def _guessed_rows(open_: Opener, target: pa.Schema) -> Iterator[pa.RecordBatch]:
             row += batch.num_rows
             yield pa.RecordBatch.from_arrays(arrays, schema=target)
     except pa.ArrowInvalid as error:
-        raise CannotParse(str(error), hint=GUESSED) from None
+        raise ParseError(str(error), hint=GUESSED) from None
 
 
 # -- JSON out ----------------------------------------------------------------------------------
@@ -530,7 +551,10 @@ def _json_values(array: pa.Array) -> list[Any]:
     elif types.is_date(kind) or types.is_time(kind) or types.is_decimal(kind):
         array = array.cast(pa.string())
     elif types.is_duration(kind):
-        return [None if n is None else _iso_duration(n, kind.unit) for n in array.cast(pa.int64()).to_pylist()]
+        return [
+            None if n is None else _iso_duration(n, kind.unit)
+            for n in array.cast(pa.int64()).to_pylist()
+        ]
     elif "binary" in str(kind):
         return [None if v is None else base64.b64encode(v).decode() for v in array.to_pylist()]
     elif types.is_struct(kind):
@@ -556,7 +580,10 @@ def _json_structs(array: pa.Array) -> list[Any]:
     names = [field.name for field in array.type]
     columns = [_json_values(child) for child in array.flatten()]
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    return [row if valid else None for row, valid in zip(rows, array.is_valid().to_pylist(), strict=True)]
+    return [
+        row if valid else None
+        for row, valid in zip(rows, array.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def _json_maps(array: pa.Array) -> list[Any]:

@@ -9,13 +9,13 @@ report says how. The source is only read.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,21 @@ from streamlab.log.manifest import FILE_NAME, Manifest, read_manifest
 from streamlab.progress import progress_bar
 from streamlab.schema import SYSTEM_FIELDS, adapt, event_times
 from streamlab.settings import Retention, Settings
-from streamlab.stream import Stream
-from streamlab.verify import ERRORS, Checks, FrameFile, Gap, Move, Report, stream_folders, verify_lab
+from streamlab.verify import (
+    ERRORS,
+    Checks,
+    FrameFile,
+    Gap,
+    Move,
+    Report,
+    stream_folders,
+    verify_lab,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamlab.stream import Stream
 
 __all__ = ["salvage"]
 
@@ -61,9 +74,13 @@ def salvage(
     """
     source, place = Path(path).expanduser().absolute(), Path(target).expanduser().absolute()
     if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
-        raise StreamlabError(f"{place} is there already", hint="salvage makes a new lab: give a new folder")
+        raise StreamlabError(
+            f"{place} is there already", hint="salvage makes a new lab: give a new folder"
+        )
     if place.resolve().is_relative_to(source.resolve()):
-        raise StreamlabError(f"{place} lies in the lab that is to be saved", hint="give a folder beside it")
+        raise StreamlabError(
+            f"{place} lies in the lab that is to be saved", hint="give a folder beside it"
+        )
     damage = verify_lab(source)
     clock = Then()
     checks = Checks(source, "")
@@ -74,7 +91,7 @@ def salvage(
     return total + Report(notes=damage.notes)
 
 
-def _saved(lab: Lab, clock: Then, folder: Path, progress: bool | None) -> Report:  # noqa: FBT001
+def _saved(lab: Lab, clock: Then, folder: Path, progress: bool | None) -> Report:
     name, notes = folder.name, list[str]()
     manifest = _manifest(folder)
     files = _files(folder, manifest)
@@ -118,7 +135,7 @@ def _manifest(folder: Path) -> Manifest | None:
 def _files(folder: Path, manifest: Manifest | None) -> list[FrameFile]:
     """Return the segment files that can be opened, in the order of their offsets."""
     if manifest is not None:
-        known = [(folder / s.file, s.id) for s in manifest.segments]
+        known: list[tuple[Path, int | None]] = [(folder / s.file, s.id) for s in manifest.segments]
     else:
         paths = [p for p in folder.iterdir() if FILE_NAME.fullmatch(p.name)]
         paths.sort(key=lambda p: (p.name[:20], p.suffix != ".arrow", p.name))
@@ -159,7 +176,9 @@ def _info(folder: Path, files: list[FrameFile], notes: list[str]) -> StreamInfo 
         settings = Settings(**info.settings).stored()
         columns = schemas[-1].names
         if {*info.key, *filter(None, [info.time])} <= set(columns):
-            notes.append(f"{name}: stream.json is damaged; time, key and settings are taken as it reads")
+            notes.append(
+                f"{name}: stream.json is damaged; time, key and settings are taken as it reads"
+            )
             return replace(info, name=name, schemas=schemas, settings=settings)
     except ERRORS:
         pass
@@ -206,7 +225,7 @@ def _time_column(files: list[FrameFile], schemas: dict[int, pa.Schema]) -> str |
                 continue
             batch = file.batch(frame, schema)
             names = {n for n in names if n in schema.names and _fits(batch, n, frame)}
-    return sorted(names)[0] if len(names) == 1 else None
+    return min(names) if len(names) == 1 else None
 
 
 def _key_columns(
@@ -220,7 +239,7 @@ def _key_columns(
             if schema is None or "_deleted" not in schema.names:
                 continue
             batch = file.batch(frame, schema)
-            gone = batch.filter(batch.column("_deleted").fill_null(False))  # noqa: FBT003
+            gone = batch.filter(batch.column("_deleted").fill_null(False))
             if gone.num_rows:
                 full = {n for n in schema.names if not gone.column(n).null_count}
                 names = full if names is None else names & full
@@ -257,7 +276,9 @@ class Saver:
         frames = file.row_frames
         runs = file.runs
         if file.path.suffix == ".arrow" and not file.closed:
-            self.notes.append(f"{self.info.name}: append times in {file.path.name} are not all known")
+            self.notes.append(
+                f"{self.info.name}: append times in {file.path.name} are not all known"
+            )
         bases = runs["base"].tolist()
         stops = [*bases[1:], max(file.stop, bases[-1])] if bases else []
         at = 0
@@ -286,7 +307,9 @@ class Saver:
             if low >= high:
                 continue
             try:
-                batch = file.batch(frame, self._schema(file, frame)).slice(low - frame.base, high - low)
+                batch = file.batch(frame, self._schema(file, frame)).slice(
+                    low - frame.base, high - low
+                )
             except ERRORS:  # its checksum is right and its rows are not: a gap
                 continue
             if waiting and low != end:
@@ -319,11 +342,11 @@ class Saver:
 
     def _append_stretches(self, batch: pa.RecordBatch) -> None:
         """Append rows and deletions in their order."""
-        deleted = np.asarray(batch.column("_deleted").fill_null(False))  # noqa: FBT003
+        deleted = np.asarray(batch.column("_deleted").fill_null(False))
         rows = batch.drop_columns(["_deleted"])
         cuts = np.flatnonzero(np.diff(deleted)) + 1
         bounds = [0, *cuts.tolist(), len(deleted)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             part = rows.slice(start, stop - start)
             if not deleted[start]:
                 self.stream.append(part)

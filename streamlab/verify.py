@@ -11,12 +11,10 @@ damage: it is noted. A lab may be verified while it is written.
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +43,13 @@ from streamlab.log.segment import SegmentFile
 from streamlab.schema import event_times
 from streamlab.settings import format_size
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
 __all__ = ["FrameFile", "Gap", "Move", "Problem", "Report", "verify_lab", "verify_stream"]
+
+T = TypeVar("T")
 
 OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups"}
 ATTEMPTS = 5
@@ -118,12 +122,18 @@ class Report:
 
     def __repr__(self) -> str:
         state = "sound" if self.ok else _count(len(self.problems), "problem")
-        parts = [_count(self.streams, "stream"), _count(self.segments, "segment"), _count(self.rows, "row")]
+        parts = [
+            _count(self.streams, "stream"),
+            _count(self.segments, "segment"),
+            _count(self.rows, "row"),
+        ]
         lines = [f"{state}: {', '.join(parts)}, {format_size(self.bytes)}"]
         rows = [(p.stream, p.file, f"byte {p.byte:,}", p.reason) for p in self.problems]
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
         for stream, file, byte, reason in rows:
-            lines.append(f"  {stream:<{widths[0]}}  {file:<{widths[1]}}  {byte:>{widths[2]}}  {reason}")
+            lines.append(
+                f"  {stream:<{widths[0]}}  {file:<{widths[1]}}  {byte:>{widths[2]}}  {reason}"
+            )
         lines += [f"  {g.stream}: offsets [{g.start:,}, {g.stop:,}) are lost" for g in self.gaps]
         for move in self.moves:
             was = f"  {move.stream}: offsets [{move.start:,}, {move.stop:,}) are "
@@ -234,18 +244,21 @@ class Checks:
             text = getattr(error, "message", None) or str(error) or type(error).__name__
             self.problem(path, 0, "the file is missing" if missing else text)
 
+    def attempt(self, path: Path, read: Callable[[], T]) -> T | None:
+        """Return what reading this file gives, or note why it gives nothing."""
+        with self.noting(path):
+            return read()
+        return None
+
 
 def _verified(catalog: Catalog, folder: Path) -> Report:
     checks = Checks(catalog.path, folder.name)
-    info = manifest = None
-    with checks.noting(folder / "stream.json"):
-        info = Catalog(catalog.path).info(folder.name)
-        if info.name != folder.name:
-            checks.problem(folder / "stream.json", 0, f'it is of a stream named "{info.name}"')
-    with checks.noting(folder / "manifest"):
-        manifest = read_manifest(folder / "manifest")
-        if info is not None and manifest.stream != info.id:
-            checks.problem(folder / "manifest", 0, "it is of another stream")
+    info = checks.attempt(folder / "stream.json", lambda: Catalog(catalog.path).info(folder.name))
+    if info is not None and info.name != folder.name:
+        checks.problem(folder / "stream.json", 0, f'it is of a stream named "{info.name}"')
+    manifest = checks.attempt(folder / "manifest", lambda: read_manifest(folder / "manifest"))
+    if info is not None and manifest is not None and manifest.stream != info.id:
+        checks.problem(folder / "manifest", 0, "it is of another stream")
     _check_head(checks, folder)
     listed: set[str] = set()
     if manifest is not None:
@@ -253,8 +266,12 @@ def _verified(catalog: Catalog, folder: Path) -> Report:
         _check_segments(checks, folder, manifest, info)
         with checks.noting(folder / manifest.active.file):
             found = survey(folder, manifest.stream)
-            if found.torn and any(disk.map_file(folder / found.manifest.active.file)[found.mark.position :]):
-                checks.notes.append(f"{folder.name}: {found.torn:,} bytes of an unfinished write at the end")
+            if found.torn and any(
+                disk.map_file(folder / found.manifest.active.file)[found.mark.position :]
+            ):
+                checks.notes.append(
+                    f"{folder.name}: {found.torn:,} bytes of an unfinished write at the end"
+                )
     else:
         for path in sorted(p for p in folder.iterdir() if FILE_NAME.fullmatch(p.name)):
             listed.add(path.name)
@@ -278,9 +295,14 @@ def _check_head(checks: Checks, folder: Path) -> None:
             raise CorruptSegment(path, len(data), f"it has {len(data)} bytes, not {HEAD_SIZE}")
         if HeadFile(path).read() is None:
             half = HEAD_SIZE // 2
-            good = [struct.unpack_from("<Q", data, at)[0] == checksum(data[at + 8 : at + half]) for at in (0, half)]
+            good = [
+                struct.unpack_from("<Q", data, at)[0] == checksum(data[at + 8 : at + half])
+                for at in (0, half)
+            ]
             byte = 0 if not good[0] else half
-            raise CorruptSegment(path, byte, "a slot does not fit its checksum; the next writer renews it")
+            raise CorruptSegment(
+                path, byte, "a slot does not fit its checksum; the next writer renews it"
+            )
 
 
 # -- segments ----------------------------------------------------------------------------------
@@ -403,7 +425,9 @@ def _check_segment(
         _check_bounds(checks, file, segment)
     if segment.state == SEALED and not any(p.file == checks.name(path) for p in checks.problems):
         if len(file.data) != segment.bytes:
-            checks.problem(path, len(file.data), f"it has {len(file.data)} bytes, not {segment.bytes}")
+            checks.problem(
+                path, len(file.data), f"it has {len(file.data)} bytes, not {segment.bytes}"
+            )
         elif checksum(file.data) != segment.checksum:
             checks.problem(path, file.end, "what follows the frames is not what was written")
         else:
@@ -423,7 +447,9 @@ def _check_unlisted(checks: Checks, path: Path, info: StreamInfo | None) -> None
         checks.bytes += len(file.data)
         _check_frames(checks, file, info, start=0, counts=None)
         if path.suffix == ".arrow" and not file.closed:
-            checks.problem(path, file.end, f"the frame of offset {file.stop} is not what was written")
+            checks.problem(
+                path, file.end, f"the frame of offset {file.stop} is not what was written"
+            )
 
 
 def _check_frames(
@@ -434,7 +460,9 @@ def _check_frames(
     if bytes(file.data[:FRAMES_AT]) != PREAMBLE:
         checks.problem(path, 0, "the file does not begin as a segment does")
     for begin, stop in file.holes:
-        checks.problem(path, begin, f"{stop - begin:,} bytes up to {stop:,} are not what was written")
+        checks.problem(
+            path, begin, f"{stop - begin:,} bytes up to {stop:,} are not what was written"
+        )
     schema = file.schema
     if info is not None and file.frames:
         known = info.stored(file.frames[0].schema)
@@ -448,7 +476,9 @@ def _check_frames(
             before.base + before.rows == frame.base and before.after == frame.before
         )  # fmt: skip
         if not follows:
-            checks.problem(path, frame.position, f"offset {frame.base} does not follow the frame before")
+            checks.problem(
+                path, frame.position, f"offset {frame.base} does not follow the frame before"
+            )
         if frame.kind == Kind.ROWS and schema is not None:
             with checks.noting(path):
                 batch = file.batch(frame, schema)
@@ -457,7 +487,9 @@ def _check_frames(
                 checks.rows += max(0, frame.base + frame.rows - max(start, frame.base))
         before = frame
     if counts is not None and file.closed and not file.holes and tuple(seen) != tuple(counts):
-        checks.problem(path.parent / "manifest", 0, f"the rows per partition of {path.name} are not {counts}")
+        checks.problem(
+            path.parent / "manifest", 0, f"the rows per partition of {path.name} are not {counts}"
+        )
 
 
 def _check_times(path: Path, frame: Frame, batch: pa.RecordBatch, info: StreamInfo | None) -> None:
@@ -497,5 +529,7 @@ def _check_bounds(checks: Checks, file: FrameFile, segment: Segment) -> None:
             said = getattr(segment, name)
             reason = f"{name} of {file.path.name} is {value}, and the manifest says {said}"
             checks.problem(file.path.parent / "manifest", 0, reason)
-    if len(runs) and (np.diff(runs["base"]).min(initial=0) < 0 or (runs["after"] < runs["before"]).any()):
+    if len(runs) and (
+        np.diff(runs["base"]).min(initial=0) < 0 or (runs["after"] < runs["before"]).any()
+    ):
         checks.problem(file.path, last.position, "the table of runs is out of order")

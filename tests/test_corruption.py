@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import struct
-from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from faults import SCALE, seeded
 import streamlab as sl
 from streamlab.log import format as formats
 from streamlab.log import head, maintain, reader, recovery, segment
-from streamlab.log.format import FRAMES_AT, HEADER, MAGIC, Kind, checksum, decode, dump_json
+from streamlab.log.format import FRAMES_AT, HEADER, MAGIC, checksum, decode, dump_json
 
 SCHEMA = pa.schema([("x", pa.int64()), ("s", pa.string())])
 OTHER_BOOT = 4711
@@ -28,14 +27,13 @@ def quiet(caplog):
     caplog.set_level(logging.CRITICAL, logger="streamlab")
 
 
-def make_lab(path, *, partitions=1):
+def make_lab(path):
     """A lab of about 12 KB with every kind of file; returns the manifests it had on the way."""
     manifests = []
     folder = path / "streams" / "s"
     with pytest.MonkeyPatch.context() as patch, sl.open(path) as lab:
-        patch.setattr(lab, "_lock", lab._lock)
         settings = sl.Settings(segment_bytes="1MiB")
-        stream = lab.create("s", SCHEMA, delay="3s", partitions=partitions, key="x", settings=settings)
+        stream = lab.create("s", SCHEMA, delay="3s", key="x", settings=settings)
         log = stream._scan.log
         patch.setattr(log.writer, "on_roll", lambda: None)
 
@@ -72,7 +70,7 @@ def observe(lab):
     )  # fmt: skip
 
 
-def reads(made, patch=contextlib.nullcontext, wrong=None):
+def reads(made):
     """Open and read the lab; whether it is the original, None if an error of ours was raised."""
     reader._VERIFIED.clear()  # bytes change faster than the time of change of a file
     try:
@@ -122,7 +120,8 @@ def test_every_flipped_byte_is_seen_or_harmless(tmp_path, monkeypatch, boot):
     for path in made.files:
         data = bytearray(path.read_bytes())
         fd = os.open(path, os.O_RDWR)
-        for at in range(len(data)):
+        step = 1 if boot == "same boot" or SCALE > 1 else 3
+        for at in range(0, len(data), step):
             for bit in range(8) if SCALE >= 8 or path.name == "head" else [rng.randrange(8)]:
                 os.pwrite(fd, bytes([data[at] ^ 1 << bit]), at)
                 result = reads(made)
@@ -330,5 +329,3 @@ def test_control_without_checksums_wrong_rows_come_back(tmp_path, monkeypatch):
                     wrong += reads(made) is False
     print(f"control: {wrong} wrong")
     assert wrong > 0
-    assert Kind.ROWS
-    assert Path

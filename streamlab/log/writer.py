@@ -243,8 +243,13 @@ class LogWriter:
         last = found.manifest.active
         data = disk.map_file(self.folder / last.file)[: found.mark.position]
         number = found.manifest.next_file
-        path = self.folder / file_name(last.base, number, sealed=False)
-        fd = disk.create(path)
+        while True:
+            path = self.folder / file_name(last.base, number, sealed=False)
+            try:
+                fd = disk.create(path)
+                break
+            except FileExistsError:  # left by a crash: names are never used twice
+                number += 1
         try:
             disk.write(fd, [data], 0)
             disk.sync(fd)
