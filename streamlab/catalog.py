@@ -182,7 +182,9 @@ class Catalog:
     def _not_found(self, name: str) -> StreamNotFound:
         names = self.names()
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
-        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "the lab has no stream yet"
+        hint = (
+            f"did you mean {', '.join(map(repr, near))}?" if near else "the lab has no stream yet"
+        )
         return StreamNotFound(f'there is no stream "{name}" in {self.path}', hint=hint)
 
     def add(self, info: StreamInfo) -> None:
@@ -235,10 +237,12 @@ def check_name(name: str, taken: Iterable[str]) -> None:
     why = None
     if not isinstance(name, str) or not NAME.fullmatch(name):
         why = "a name has letters, digits, '.', '_' and '-', begins with a letter or digit, and is at most 200 long"
-    elif name.endswith(".") or name.split(".")[0].lower() in RESERVED:
+    elif name.endswith(".") or name.split(".", maxsplit=1)[0].lower() in RESERVED:
         why = "some file systems keep that name for themselves"
     elif twins := [t for t in taken if t.lower() == name.lower() and t != name]:
-        why = f"it differs from {twins[0]!r} by case only, which some file systems cannot tell apart"
+        why = (
+            f"it differs from {twins[0]!r} by case only, which some file systems cannot tell apart"
+        )
     if why:
         raise InvalidName(f"{name!r} is no name for a stream: {why}")
 
@@ -309,4 +313,6 @@ def require_columns(schema: pa.Schema, names: Iterable[str], what: str) -> None:
         if name not in schema.names:
             near = difflib.get_close_matches(name, schema.names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(schema.names)}"
-            raise SchemaMismatch(f"{what} column {name!r} is not in the schema", hint=hint, column=name)
+            raise SchemaMismatch(
+                f"{what} column {name!r} is not in the schema", hint=hint, column=name
+            )

@@ -121,7 +121,11 @@ def _registrable(name: str, frame: Any) -> Any:
         from streamlab.schema import to_table
 
         return to_table(frame)
-    if not (hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "scanner") or hasattr(frame, "collect")):
+    if not (
+        hasattr(frame, "__arrow_c_stream__")
+        or hasattr(frame, "scanner")
+        or hasattr(frame, "collect")
+    ):
         raise QueryError(f"{name}= is a {type(frame).__name__}; give a frame, a table or a stream")
     return frame
 
@@ -166,10 +170,12 @@ def _connected(target: Any) -> Iterator[duckdb.DuckDBPyConnection]:
     elif hasattr(target, "execute") and hasattr(target, "register"):
         yield target
     else:
-        raise TypeError(f"to_duckdb takes a path or a duckdb connection, not {type(target).__name__}")
+        raise TypeError(
+            f"to_duckdb takes a path or a duckdb connection, not {type(target).__name__}"
+        )
 
 
-def export_rows(scan: Scan, target: Any, table: str, progress: bool | None) -> int:  # noqa: FBT001
+def export_rows(scan: Scan, target: Any, table: str, progress: bool | None) -> int:
     """Copy what is new of a scan into a table; return how many rows that was.
 
     Raises:
@@ -186,7 +192,11 @@ def export_rows(scan: Scan, target: Any, table: str, progress: bool | None) -> i
         with progress_bar(total, f"{snapshot.info.name} -> {table}", "rows", progress) as bar:
             while position < snapshot.stop:
                 stop = min(position + CHUNK_ROWS, snapshot.stop)
-                part = scan.freeze().within(position, stop) if scan.fixed else scan.within(position, stop)
+                part = (
+                    scan.freeze().within(position, stop)
+                    if scan.fixed
+                    else scan.within(position, stop)
+                )
                 added += _insert(connection, part.fix(), table, identity, position, stop)
                 bar.update(stop - position)
                 position = stop
@@ -237,7 +247,7 @@ def _prepare(
     if rows != known[2]:
         raise HistoryChanged(
             f'table "{table}" was changed: it has {rows} rows and {known[2]} were copied',
-            hint=f'DROP TABLE {quoted(table)}; DELETE FROM {POSITIONS} WHERE table_name = \'{table}\' to begin anew',
+            hint=f"DROP TABLE {quoted(table)}; DELETE FROM {POSITIONS} WHERE table_name = '{table}' to begin anew",
         )
     if known[1] < snapshot.start:
         raise OffsetOutOfRange(
@@ -301,14 +311,16 @@ def _evolve_table(
     )
     for name in schema.names:
         if name not in have:
-            connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {want[name]}")
+            connection.execute(
+                f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {want[name]}"
+            )
         elif have[name] != want[name]:
             connection.execute(
                 f"ALTER TABLE {quoted(table)} ALTER COLUMN {quoted(name)} TYPE {want[name]}"
             )
     extra = set(have) - set(schema.names)
     if extra:
-        name = sorted(extra)[0]
+        name = min(extra)
         raise SchemaMismatch(
             f'table "{table}" has a column {name!r} that the stream has not', column=name
         )

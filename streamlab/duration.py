@@ -15,7 +15,14 @@ from typing import Any
 
 from streamlab.errors import InvalidDuration, InvalidTime
 
-__all__ = ["Duration", "Instant", "format_duration", "format_instant", "parse_duration", "parse_instant"]
+__all__ = [
+    "Duration",
+    "Instant",
+    "format_duration",
+    "format_instant",
+    "parse_duration",
+    "parse_instant",
+]
 
 Duration = dt.timedelta | str
 """What a user may give for a length of time."""
@@ -59,7 +66,9 @@ def parse_duration(value: Any, *, what: str = "duration") -> int:
         micros = _parse_text(value, what)
     else:
         kind = type(value).__name__
-        raise InvalidDuration(f"{what} {value!r} is a bare {kind}: its unit is unknown", hint=_WRITE)
+        raise InvalidDuration(
+            f"{what} {value!r} is a bare {kind}: its unit is unknown", hint=_WRITE
+        )
     if micros < 0:
         raise InvalidDuration(f"{what} {value!r} is negative", hint=_WRITE)
     return micros

@@ -128,7 +128,8 @@ class CorruptSegment(StreamlabError):
     def __init__(self, file: Any, byte: int, reason: str, *, hint: str | None = None) -> None:
         super().__init__(
             f"{file} is corrupt at byte {byte}: {reason}",
-            hint=hint or "`streamlab verify LAB` reports all damage; --salvage DIR copies what is sound",
+            hint=hint
+            or "`streamlab verify LAB` reports all damage; --salvage DIR copies what is sound",
             file=str(file),
             byte=byte,
             reason=reason,

@@ -100,7 +100,9 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
                 left = self._waiting_time(started)
                 if left is not None and left <= 0:
                     break
-                await asyncio.sleep(LONGEST_PAUSE / 2 if left is None else min(left, LONGEST_PAUSE / 2))
+                await asyncio.sleep(
+                    LONGEST_PAUSE / 2 if left is None else min(left, LONGEST_PAUSE / 2)
+                )
 
     def _waiting_time(self, started: float) -> float | None:
         """Return how long to wait for more at most; 0 when nothing more can come."""

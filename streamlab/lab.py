@@ -68,7 +68,9 @@ def open_lab(
     """
     if verify not in ("first-touch", "never"):
         raise ValueError(f'verify is "first-touch" or "never"; got {verify!r}')
-    return Lab(Path(path), read_only=read_only, sync=parse_sync(sync), verify=verify == "first-touch")
+    return Lab(
+        Path(path), read_only=read_only, sync=parse_sync(sync), verify=verify == "first-touch"
+    )
 
 
 class Lab(Mapping[str, Stream]):
@@ -225,7 +227,9 @@ class Lab(Mapping[str, Stream]):
         if cleanup not in ("delete", "compact"):
             raise ValueError(f'cleanup is "delete" or "compact"; got {cleanup!r}')
         if cleanup == "compact" and not keys:
-            raise SchemaMismatch(f'stream "{name}" cannot be compacted without a key', hint="give key=")
+            raise SchemaMismatch(
+                f'stream "{name}" cannot be compacted without a key', hint="give key="
+            )
         stored = stored_schema(schema, partitions=partitions, deletions=False)
         return StreamInfo(
             uuid.uuid4().hex, name, (stored,), tuple(f.name for f in schema if not f.nullable), time,
@@ -289,7 +293,8 @@ class Lab(Mapping[str, Stream]):
             past = [n for n in self._names() if self._catalog.info(n).created * 1e6 <= micros]
             if micros >= self._clock.now():
                 raise InvalidTime(
-                    f"as_of {format_instant(micros)} is not past", hint="for now, read the lab itself"
+                    f"as_of {format_instant(micros)} is not past",
+                    hint="for now, read the lab itself",
                 )
             views = {name: self[name].as_of(when) for name in past}
             what = f"it is a view as of {format_instant(micros)}"
@@ -313,7 +318,11 @@ class Lab(Mapping[str, Stream]):
                 "end": snapshot.stop,
                 "append_time": _append_time_below(scan, snapshot.stop),
             }
-        return {"lab": str(self.path.name), "at": format_instant(self._clock.now()), "streams": streams}
+        return {
+            "lab": str(self.path.name),
+            "at": format_instant(self._clock.now()),
+            "streams": streams,
+        }
 
     def _reopened(self, name: str, frozen: Mapping[str, Any]) -> Stream:
         info = self._catalog.info(name)
@@ -394,7 +403,11 @@ def _schema_and_data(given: Any) -> tuple[pa.Schema, Any]:
         return given.schema, given
     if isinstance(given, pa.RecordBatchReader):
         return given.schema, given
-    if hasattr(given, "__arrow_c_schema__") and not hasattr(given, "__arrow_c_stream__") and not hasattr(given, "__arrow_c_array__"):
+    if (
+        hasattr(given, "__arrow_c_schema__")
+        and not hasattr(given, "__arrow_c_stream__")
+        and not hasattr(given, "__arrow_c_array__")
+    ):
         return pa.schema(given), None
     table = to_table(given)
     return table.schema, table

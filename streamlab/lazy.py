@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -169,10 +171,13 @@ def _neighbours(segments: list[Segment]) -> Iterator[list[Segment]]:
 
 
 def _all_there(snapshot: Snapshot, run: list[Segment]) -> bool:
-    """Verify the files at first touch, before their paths are handed on."""
+    """Verify the files at first touch, several at a time, before their paths are handed on."""
+    reader = snapshot.log.reader
     try:
-        for segment in run:
-            snapshot.log.reader.file(segment)
+        new = [segment for segment in run if not reader.trusts(segment)]
+        with ThreadPoolExecutor(min(len(new), os.cpu_count() or 1) or 1) as pool:
+            for _ in pool.map(reader.file, new):
+                pass
     except FileNotFoundError:  # removed by force: read what can be read, or raise
         return False
     return True

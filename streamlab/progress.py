@@ -20,7 +20,7 @@ def progress_bar(
     total: float | None,
     what: str,
     unit: str,
-    show: bool | None,  # noqa: FBT001
+    show: bool | None,
 ) -> contextlib.AbstractContextManager[Bar]:
     """Return a bar to `update`; ``show=None`` shows it only where somebody looks.
 

@@ -108,7 +108,7 @@ def format_size(size: int) -> str:
     '67.1 MB'
     """
     number, unit = float(size), "B"
-    for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007
+    for unit in ("B", "KB", "MB", "GB", "TB"):
         if number < 1000 or unit == "TB":
             break
         number /= 1000

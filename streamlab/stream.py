@@ -7,7 +7,6 @@ never changes, and takes no rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -293,7 +292,9 @@ class Stream:
         if values is None:
             parts = key if isinstance(key, tuple) and len(info.key) > 1 else (key,)
             if len(parts) != len(info.key):
-                raise SchemaMismatch(f"the key has {len(info.key)} columns, {', '.join(info.key)}; got {key!r}")
+                raise SchemaMismatch(
+                    f"the key has {len(info.key)} columns, {', '.join(info.key)}; got {key!r}"
+                )
             values = dict(zip(info.key, parts, strict=True))
         if set(values) != set(info.key):
             raise SchemaMismatch(f"the key is {', '.join(info.key)}; got {', '.join(values)}")
@@ -367,14 +368,12 @@ class Stream:
             raise ValueError(f"n is a number of rows; got {n!r}")
         snapshot = self._scan.fix()
         if snapshot.event_filter is not None:
-            frame = self.scan()
-            return (frame.tail(n) if last else frame.head(n)).collect()
+            lazy = self.scan()
+            return (lazy.tail(n) if last else lazy.head(n)).collect()
         start, stop = snapshot.start, snapshot.stop
         start, stop = (max(start, stop - n), stop) if last else (start, min(stop, start + n))
         part = replace(snapshot, start=start, stop=stop)
-        frame = pl.from_arrow(part.reader().read_all())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return cast("pl.DataFrame", pl.from_arrow(part.reader().read_all()))
 
     def follow(
         self, start: Any = "end", *, timeout: float | None = None, rows: int | None = None
@@ -472,7 +471,9 @@ class Stream:
         if scan.until is not None:
             until = scan.until if until is None else min(until, scan.until)
         if since is not None:
-            scan = replace(scan, start=max(scan.start, min(self._find(scan, since), scan.stop or 0)))
+            scan = replace(
+                scan, start=max(scan.start, min(self._find(scan, since), scan.stop or 0))
+            )
         return self._view(
             replace(scan, since=since, until=until), "it is a view between two event times"
         )
@@ -541,7 +542,7 @@ class Stream:
                     asked=before, available=range(self.earliest_offset, self.end_offset),
                 )  # fmt: skip
             return log.trim(before)
-        return log.trim(self.find(before, clock))
+        return log.trim(self.find(cast("Instant", before), clock))
 
     def seal(self) -> int:
         """Turn everything there is into Arrow IPC files now; return how many were made.

@@ -95,7 +95,9 @@ def chunked(frame: Any, chunks: int | Sequence[int] | None, seed: int = 0) -> It
         at, turn = at + size, turn + 1
 
 
-def feed(stream: Stream, frame: Any, chunks: int | Sequence[int] | None = None, seed: int = 0) -> range:
+def feed(
+    stream: Stream, frame: Any, chunks: int | Sequence[int] | None = None, seed: int = 0
+) -> range:
     """Append a frame in parts, and return the offsets of all of it."""
     start = stream.end_offset
     for part in chunked(frame, chunks, seed):

@@ -64,7 +64,11 @@ def test_the_signatures_on_the_page_are_the_real_ones():
 def test_errors_are_one_tree_and_the_builtins_they_resemble():
     """Every error is a StreamlabError, and the builtin that the page names."""
     rows = re.findall(r"^\| `(\w+)`(?: \((\w+)\))? \|", PAGE, re.MULTILINE)
-    errors = {n for n in sl.__all__ if isinstance(getattr(sl, n), type) and issubclass(getattr(sl, n), Exception)}
+    errors = {
+        n
+        for n in sl.__all__
+        if isinstance(getattr(sl, n), type) and issubclass(getattr(sl, n), Exception)
+    }
     assert {name for name, _ in rows} == errors - {"StreamlabError"}
     for name, builtin in rows:
         assert issubclass(getattr(sl, name), sl.StreamlabError)

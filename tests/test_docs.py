@@ -48,7 +48,9 @@ def test_the_commands_of_the_readme_run(checkout):
     lines = [line for block in blocks("sh") for line in block.splitlines() if "streamlab " in line]
     assert len(lines) >= 6
     for line in lines:
-        done = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 

@@ -17,7 +17,9 @@ from streamlab.testing import feed
 
 def offsets_in(path, table="trades"):
     with duckdb.connect(str(path), read_only=True) as connection:
-        return [o for (o,) in connection.execute(f'SELECT _offset FROM "{table}" ORDER BY 1').fetchall()]
+        return [
+            o for (o,) in connection.execute(f'SELECT _offset FROM "{table}" ORDER BY 1').fetchall()
+        ]
 
 
 def test_a_second_call_adds_only_what_is_new(lab, trades, tmp_path):
@@ -29,7 +31,9 @@ def test_a_second_call_adds_only_what_is_new(lab, trades, tmp_path):
     assert stream.to_duckdb(path) == 10
     assert offsets_in(path) == list(range(1010))
     with duckdb.connect(str(path)) as connection:
-        got = connection.execute("SELECT sum(size), min(ts), count(DISTINCT symbol) FROM trades").fetchall()
+        got = connection.execute(
+            "SELECT sum(size), min(ts), count(DISTINCT symbol) FROM trades"
+        ).fetchall()
     assert got[0][0] == trades["size"].sum() + trades["size"].head(10).sum()
 
 
@@ -39,7 +43,10 @@ def test_a_connection_of_the_users_own_is_left_open(lab, trades):
     with duckdb.connect() as connection:
         assert stream.to_duckdb(connection, "copy of trades") == 1000
         assert connection.sql('SELECT count(*) FROM "copy of trades"').fetchall() == [(1000,)]
-        assert stream.between("2026-01-01T00:05Z", "2026-01-01T00:06Z").to_duckdb(connection, "minute") == 61
+        assert (
+            stream.between("2026-01-01T00:05Z", "2026-01-01T00:06Z").to_duckdb(connection, "minute")
+            == 61
+        )
     with pytest.raises(TypeError, match="path or a duckdb connection"):
         stream.to_duckdb(42)
 
@@ -83,13 +90,18 @@ def test_the_table_follows_the_schema(lab, tmp_path):
     stream.append({"a": [2**40], "b": ["x"]})
     assert stream.to_duckdb(path) == 1
     with duckdb.connect(str(path)) as connection:
-        assert connection.execute("SELECT a, b FROM s ORDER BY a").fetchall() == [(1, None), (2**40, "x")]
+        assert connection.execute("SELECT a, b FROM s ORDER BY a").fetchall() == [
+            (1, None),
+            (2**40, "x"),
+        ]
 
 
 def test_an_export_in_parts_is_the_same_table(lab, trades, tmp_path, monkeypatch):
     """However an export is cut into transactions, each row is there once."""
     monkeypatch.setattr(duck, "CHUNK_ROWS", 64)
-    stream = lab.create("trades", trades.head(0), time="ts", settings=sl.Settings(segment_bytes="8KB"))
+    stream = lab.create(
+        "trades", trades.head(0), time="ts", settings=sl.Settings(segment_bytes="8KB")
+    )
     feed(stream, trades, None, seed=3)
     path = tmp_path / "x.duckdb"
     assert stream.to_duckdb(path) == 1000
@@ -126,7 +138,15 @@ def test_a_killed_export_goes_on_where_it_was(lab, trades, tmp_path):
     path = tmp_path / "x.duckdb"
     for number, when in ((1, "before"), (2, "after"), (3, "before"), (7, "after")):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(lab.path), str(path), str(number), when],
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(KILLED),
+                str(lab.path),
+                str(path),
+                str(number),
+                when,
+            ],
             check=False,
         )
         assert done.returncode == -signal.SIGKILL

@@ -119,7 +119,11 @@ def test_an_async_follower_waits_without_blocking(lab):
                 stream.append({"v": [v]})
 
         ticking, writing = asyncio.create_task(tick()), asyncio.create_task(write())
-        got = [v async for b in stream.follow("earliest", rows=20, timeout=20) for v in b["v"].to_pylist()]
+        got = [
+            v
+            async for b in stream.follow("earliest", rows=20, timeout=20)
+            for v in b["v"].to_pylist()
+        ]
         ticking.cancel()
         await writing
         assert [b async for b in stream.follow("end", timeout=0.01)] == []
@@ -147,7 +151,9 @@ def test_another_process_follows_without_gap_or_double(lab):
         [sys.executable, "-c", textwrap.dedent(code), str(lab.path)], stdout=subprocess.PIPE
     )
     with writer:
-        got = [v for b in stream.follow("earliest", rows=6000, timeout=60) for v in b["v"].to_pylist()]
+        got = [
+            v for b in stream.follow("earliest", rows=6000, timeout=60) for v in b["v"].to_pylist()
+        ]
         assert writer.stdout.read().strip() == b"done"
     assert got == list(range(6000))
     assert stream.append({"v": [1]}) == range(6000, 6001)

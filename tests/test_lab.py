@@ -37,7 +37,23 @@ def test_an_unknown_name_is_answered_with_the_nearest(lab):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".hidden", "../x", "a/b", "a\\b", "a\0b", "x" * 201, "ü", "con", "COM1.x", "dot.", "-x", " a", "a\n"]
+    "name",
+    [
+        "",
+        ".hidden",
+        "../x",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "x" * 201,
+        "ü",
+        "con",
+        "COM1.x",
+        "dot.",
+        "-x",
+        " a",
+        "a\n",
+    ],
 )
 def test_a_name_that_could_not_be_a_folder_everywhere_is_refused(lab, name):
     """Names are letters, digits, dots, dashes and underscores, and no device of old."""
@@ -96,7 +112,12 @@ def test_settings_are_kept_and_checked(lab, tmp_path):
         assert stream.settings.segment_bytes == 1_000_000
         assert (stream.settings.sync, stream.settings.max_ahead) == ("100ms", "2h")
         assert (stream.retention, stream.delay) == ("7d, 10.0 GB", "5s")
-    for bad in ({"sync": "sometimes"}, {"compression": "gzip"}, {"segment_bytes": 1}, {"max_ahead": 3}):
+    for bad in (
+        {"sync": "sometimes"},
+        {"compression": "gzip"},
+        {"segment_bytes": 1},
+        {"max_ahead": 3},
+    ):
         with pytest.raises(ValueError, match=r".+"):
             sl.Settings(**bad)
 
@@ -127,12 +148,18 @@ def test_a_read_only_lab_changes_no_byte(tmp_path):
         assert lab["s"].to_polars()["v"].to_list() == [1, 2]
         assert lab["s"].as_of(1).to_polars().height == 1
         assert lab.sql("SELECT sum(v) FROM s").fetchall() == [(3,)]
-        for change in (lambda: lab.create("t", ROWS), lambda: lab.drop("s"), lambda: lab["s"].append(ROWS)):
+        for change in (
+            lambda: lab.create("t", ROWS),
+            lambda: lab.drop("s"),
+            lambda: lab["s"].append(ROWS),
+        ):
             with pytest.raises(sl.ReadOnly):
                 change()
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "lab").rglob("*")}
     assert {p for p in after if p.is_file()} == {p for p in before if p.is_file()}
-    assert {p: v for p, v in after.items() if p.is_file()} == {p: v for p, v in before.items() if p.is_file()}
+    assert {p: v for p, v in after.items() if p.is_file()} == {
+        p: v for p, v in before.items() if p.is_file()
+    }
     with pytest.raises(sl.StreamlabError, match="no lab"):
         sl.open(tmp_path / "nothing", read_only=True)
     assert not (tmp_path / "nothing").exists()

@@ -172,8 +172,13 @@ def test_nothing_depends_on_how_rows_were_divided_into_appends(rows, cuts):
 @LIMITS
 @given(
     before=st.lists(event, max_size=40),
-    after=st.lists(st.tuples(st.sampled_from(["append", "seal", "trim", "reopen"]),
-                             st.lists(event, min_size=1, max_size=20)), max_size=8),
+    after=st.lists(
+        st.tuples(
+            st.sampled_from(["append", "seal", "trim", "reopen"]),
+            st.lists(event, min_size=1, max_size=20),
+        ),
+        max_size=8,
+    ),
 )
 def test_a_view_never_changes(before, after):
     """Law 3: what a view shows is fixed when it is taken, whatever is appended or trimmed later."""

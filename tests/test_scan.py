@@ -53,7 +53,11 @@ BY_POLARS = {
 def test_polars_opens_only_the_segments_a_filter_needs(stream, frame, how):
     """With the other files gone, a filtered scan still gives its rows."""
     got = stream.scan().filter(BY_POLARS[how]).collect()
-    wanted = frame.with_row_index("_offset").with_columns(pl.col("_offset").cast(pl.Int64)).filter(BY_POLARS[how])
+    wanted = (
+        frame.with_row_index("_offset")
+        .with_columns(pl.col("_offset").cast(pl.Int64))
+        .filter(BY_POLARS[how])
+    )
     assert_frame_equal(got.select(wanted.columns), wanted)
     lazily = stream.scan().filter(BY_POLARS[how]).select(pl.col("x").sum(), pl.len()).collect()
     assert lazily.row(0) == (wanted["x"].sum(), wanted.height)
@@ -71,7 +75,9 @@ BY_SQL = {
 @pytest.mark.parametrize("how", BY_SQL)
 def test_sql_opens_only_the_segments_a_filter_needs(lab, stream, how):
     """With the other files gone, a filtered query still gives its rows."""
-    count, low, high = lab.sql(f"SELECT count(*), min(n), max(n) FROM s WHERE {BY_SQL[how]}").fetchall()[0]
+    count, low, high = lab.sql(
+        f"SELECT count(*), min(n), max(n) FROM s WHERE {BY_SQL[how]}"
+    ).fetchall()[0]
     assert count == {"offset": 1801, "expression": 1800, "time": 1000, "list": 2}.get(how, 2000)
     assert 4000 <= low <= high < 6000
 
@@ -100,8 +106,13 @@ def test_what_is_gone_is_an_error_and_never_fewer_rows(lab, stream):
 
 def test_slices_and_columns_reach_the_segments(stream, frame):
     """Rows by place and columns by name open only their files."""
-    assert_frame_equal(stream.offsets(4000, 6000).to_polars().select(frame.columns), frame[4000:6000])
-    assert stream.offsets(4500, 4505).scan().select("x").collect()["x"].to_list() == frame["x"][4500:4505].to_list()
+    assert_frame_equal(
+        stream.offsets(4000, 6000).to_polars().select(frame.columns), frame[4000:6000]
+    )
+    assert (
+        stream.offsets(4500, 4505).scan().select("x").collect()["x"].to_list()
+        == frame["x"][4500:4505].to_list()
+    )
     view = stream.between(DAY + dt.timedelta(seconds=4000), DAY + dt.timedelta(seconds=6000))
     assert_frame_equal(view.to_polars().select(frame.columns), frame[4000:6000])
     assert stream.find(DAY + dt.timedelta(seconds=4321)) == 4321
@@ -120,7 +131,9 @@ def test_each_collect_sees_one_moment_and_the_next_a_new_one(lab, trades):
 
 def test_every_engine_agrees_on_every_column(lab, trades):
     """Arrow, Polars and DuckDB give the same rows, small frames and large, sealed and not."""
-    stream = lab.create("s", trades.head(0), time="ts", key="symbol", settings=sl.Settings(segment_bytes="20KB"))
+    stream = lab.create(
+        "s", trades.head(0), time="ts", key="symbol", settings=sl.Settings(segment_bytes="20KB")
+    )
     feed(stream, trades, [1, 400, 3])
     for _ in range(2):
         arrow = pl.from_arrow(stream.to_arrow())
@@ -130,10 +143,15 @@ def test_every_engine_agrees_on_every_column(lab, trades):
         for name in arrow.columns:
             assert_frame_equal(stream.scan().select(name).collect(), arrow.select(name))
         picked = stream.scan().filter(pl.col("_append_time") > arrow["_append_time"][600]).collect()
-        assert_frame_equal(picked, arrow.filter(pl.col("_append_time") > arrow["_append_time"][600]))
+        assert_frame_equal(
+            picked, arrow.filter(pl.col("_append_time") > arrow["_append_time"][600])
+        )
         assert_frame_equal(stream.scan().slice(990, 20).collect(), arrow.slice(990, 20))
         assert_frame_equal(stream.scan().tail(3).collect(), arrow.tail(3))
-        assert_frame_equal(stream.scan().head(5).filter(pl.col("size") > 2).collect(), arrow.head(5).filter(pl.col("size") > 2))
+        assert_frame_equal(
+            stream.scan().head(5).filter(pl.col("size") > 2).collect(),
+            arrow.head(5).filter(pl.col("size") > 2),
+        )
         stream.seal()
 
 
@@ -146,7 +164,9 @@ def test_a_dataset_answers_as_pyarrow_datasets_do(lab, trades):
     assert data.filter(pc.field("_offset") < 10).filter(pc.field("_offset") > 5).count_rows() == 4
     assert data.take([0, 999])["_offset"].to_pylist() == [0, 999]
     assert sum(b.num_rows for b in data.to_batches(columns=["price"], batch_size=100)) == 1000
-    double = data.to_table(columns={"twice": pc.field("price") * 2}, filter=pc.field("_offset") == 1)
+    double = data.to_table(
+        columns={"twice": pc.field("price") * 2}, filter=pc.field("_offset") == 1
+    )
     assert double.to_pydict() == {"twice": [trades["price"][1] * 2]}
     assert data.sort_by([("_offset", "descending")]).to_table()["_offset"][0].as_py() == 999
     assert pl.scan_pyarrow_dataset(data).filter(pl.col("_offset") > 996).collect().height == 3
@@ -158,12 +178,23 @@ def test_a_dataset_answers_as_pyarrow_datasets_do(lab, trades):
 
 def test_column_names_that_look_like_syntax_are_only_names(lab):
     """Odd names go through filters, projections and SQL unharmed."""
-    odd = {'we"ird': [1, 2], "order": [3, 4], "a b": [5, 6], "ünï": [7, 8], "x); DROP TABLE s; --": [9, 10]}
+    odd = {
+        'we"ird': [1, 2],
+        "order": [3, 4],
+        "a b": [5, 6],
+        "ünï": [7, 8],
+        "x); DROP TABLE s; --": [9, 10],
+    }
     stream = lab.create("s", odd)
     stream.seal()
     for name, values in odd.items():
-        assert stream.scan().filter(pl.col(name) == values[1]).select(name).collect()[name].to_list() == values[1:]
+        assert (
+            stream.scan().filter(pl.col(name) == values[1]).select(name).collect()[name].to_list()
+            == values[1:]
+        )
         table = stream.dataset().to_table(columns=[name], filter=pc.field(name) == values[0])
         assert table[name].to_pylist() == values[:1]
         quoted = '"' + name.replace('"', '""') + '"'
-        assert lab.sql(f"SELECT {quoted} FROM s WHERE {quoted} = {values[1]}").fetchall() == [(values[1],)]
+        assert lab.sql(f"SELECT {quoted} FROM s WHERE {quoted} = {values[1]}").fetchall() == [
+            (values[1],)
+        ]

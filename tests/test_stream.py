@@ -46,7 +46,9 @@ EVERY_TYPE = {
 
 
 def table_of_every_type(rows=3):
-    columns = {name: pa.array((values * rows)[:rows], kind) for name, (kind, values) in EVERY_TYPE.items()}
+    columns = {
+        name: pa.array((values * rows)[:rows], kind) for name, (kind, values) in EVERY_TYPE.items()
+    }
     return pa.table(columns)
 
 
@@ -70,7 +72,9 @@ def test_every_type_round_trips_through_every_engine(lab, sealed, compression):
     assert stream.to_polars()["ts_s"].to_list() == wanted["ts_s"].to_pylist()
     assert_frame_equal(stream.tail(9).select(as_polars.columns), as_polars.tail(9))
     assert_frame_equal(stream.offsets(3, 9).to_polars().select(as_polars.columns), as_polars[3:9])
-    relation = lab.sql('SELECT * EXCLUDE (_partition, _offset, _append_time) FROM "all" ORDER BY _offset')
+    relation = lab.sql(
+        'SELECT * EXCLUDE (_partition, _offset, _append_time) FROM "all" ORDER BY _offset'
+    )
     found = relation.to_arrow_table()
     for name in table.schema.names:
         if name != "span":  # an interval in DuckDB
@@ -161,7 +165,16 @@ def test_a_big_append_is_whole_and_in_order(lab):
     stream.append({"v": [-1]})
     frame = pl.DataFrame({"v": range(200_000)})
     assert stream.append(frame) == range(1, 200_001)
-    assert len(stream.append(pa.RecordBatchReader.from_batches(frame.to_arrow().schema, frame.to_arrow().to_batches(1000)))) == 200_000
+    assert (
+        len(
+            stream.append(
+                pa.RecordBatchReader.from_batches(
+                    frame.to_arrow().schema, frame.to_arrow().to_batches(1000)
+                )
+            )
+        )
+        == 200_000
+    )
     got = stream.to_polars()
     assert got["v"].to_list() == [-1, *range(200_000), *range(200_000)]
     assert got["_append_time"].n_unique() == 3
@@ -170,9 +183,13 @@ def test_a_big_append_is_whole_and_in_order(lab):
 
 def test_a_big_append_that_fails_leaves_nothing(lab, tmp_path):
     """If the last batch of a stream of batches does not fit, none of it is there."""
-    stream = lab.create("s", pa.schema([("v", pa.int32())]), settings=sl.Settings(segment_bytes=4096))
+    stream = lab.create(
+        "s", pa.schema([("v", pa.int32())]), settings=sl.Settings(segment_bytes=4096)
+    )
     schema = pa.schema([("v", pa.int64())])
-    batches = [pa.record_batch([pa.array(range(5000), pa.int64())], schema=schema) for _ in range(20)]
+    batches = [
+        pa.record_batch([pa.array(range(5000), pa.int64())], schema=schema) for _ in range(20)
+    ]
     batches.append(pa.record_batch([pa.array([2**40])], schema=schema))
     with pytest.raises(sl.SchemaMismatch):
         stream.append(pa.RecordBatchReader.from_batches(schema, iter(batches)))
@@ -194,7 +211,9 @@ def test_reading_back_and_appending_again_ignores_system_columns(lab, trades):
     stream = lab.create("trades", trades, time="ts")
     copy = lab.create("copy", stream.to_polars(), time="ts")
     assert copy.schema.equals(stream.schema)
-    assert_frame_equal(copy.to_polars().drop("_append_time"), stream.to_polars().drop("_append_time"))
+    assert_frame_equal(
+        copy.to_polars().drop("_append_time"), stream.to_polars().drop("_append_time")
+    )
     with pytest.raises(sl.SchemaMismatch, match="_offset"):
         stream.append(trades.with_columns(_offset=pl.lit("x")))
 
@@ -245,13 +264,17 @@ def test_evolving_reads_older_rows_as_null_or_wider(lab):
             stream.evolve(pa.schema(list(bad.items())))
     with pytest.raises(sl.SchemaMismatch, match="c"):
         stream.evolve(
-            pa.schema([("a", pa.int64()), ("b", pa.string()), pa.field("c", pa.int64(), nullable=False)])
+            pa.schema(
+                [("a", pa.int64()), ("b", pa.string()), pa.field("c", pa.int64(), nullable=False)]
+            )
         )
 
 
 def test_a_deletion_is_a_row_that_says_so(timed_lab):
     """delete appends the key, stream time and nulls; from then on every row says whether it is one."""
-    stream = timed_lab.create("s", {"ts": [NOON], "k": ["a"], "v": [1]}, time="ts", key="k", partitions=2)
+    stream = timed_lab.create(
+        "s", {"ts": [NOON], "k": ["a"], "v": [1]}, time="ts", key="k", partitions=2
+    )
     assert stream.delete("a") == 1
     stream.append({"ts": [NOON], "k": ["b"], "v": [2]})
     rows = stream.to_polars()
@@ -314,7 +337,11 @@ def test_what_is_not_there_is_named_with_what_is(lab, trades, clock):
     """Offsets out of range and instants that are not past are refused, saying what there is."""
     stream = lab.create("trades", trades, time="ts")
     stream.trim(100)
-    for ask in (lambda: stream.as_of(99), lambda: stream.as_of(1001), lambda: stream.offsets(0, 200)):
+    for ask in (
+        lambda: stream.as_of(99),
+        lambda: stream.as_of(1001),
+        lambda: stream.offsets(0, 200),
+    ):
         with pytest.raises(sl.OffsetOutOfRange) as caught:
             ask()
         assert caught.value.available == range(100, 1000)
@@ -330,7 +357,9 @@ def test_what_is_not_there_is_named_with_what_is(lab, trades, clock):
 def test_retention_by_size_and_age_trims_whole_files(timed_lab, clock):
     """Old files go when retention says so; offsets and stream time go on as before."""
     small = sl.Settings(segment_bytes=4096)
-    stream = timed_lab.create("s", pa.schema([("v", pa.int64())]), retention=("1h", "1GB"), settings=small)
+    stream = timed_lab.create(
+        "s", pa.schema([("v", pa.int64())]), retention=("1h", "1GB"), settings=small
+    )
     for _ in range(5):
         stream.append({"v": list(range(1000))})
         clock.advance("30m")
@@ -339,7 +368,9 @@ def test_retention_by_size_and_age_trims_whole_files(timed_lab, clock):
     assert start == stream.earliest_offset == 3000
     assert stream.append({"v": [1]}) == range(5000, 5001)
     assert stream.to_polars()["_offset"][0] == 3000
-    sized = timed_lab.create("sized", pa.schema([("v", pa.int64())]), retention="20KB", settings=small)
+    sized = timed_lab.create(
+        "sized", pa.schema([("v", pa.int64())]), retention="20KB", settings=small
+    )
     for _ in range(5):
         sized.append({"v": list(range(1000))})
     sized.seal()
@@ -412,7 +443,9 @@ def test_a_stream_is_an_arrow_stream(lab, trades):
 
 def test_an_empty_stream_answers_every_question(lab):
     """A stream without rows has a schema, no rows, and no error."""
-    stream = lab.create("s", pa.schema([("ts", pa.timestamp("us", "UTC")), ("v", pa.int64())]), time="ts")
+    stream = lab.create(
+        "s", pa.schema([("ts", pa.timestamp("us", "UTC")), ("v", pa.int64())]), time="ts"
+    )
     assert len(stream) == 0 == stream.end_offset == stream.find("2026-01-01")
     for frame in (stream.to_polars(), stream.head(), stream.tail(), stream.scan().collect()):
         assert frame.shape == (0, 5)

@@ -96,7 +96,9 @@ def test_guests_use_the_public_names_only():
         if place[0].removesuffix(".py") in GUESTS or place[0] in ("connectors", "notebook"):
             for target in imports_of(path):
                 inner = ".".join(target.split(".")[:2])
-                is_module = (PACKAGE / f"{inner.split('.')[-1]}.py").exists() and inner != target[:9]
+                is_module = (PACKAGE / f"{inner.split('.')[-1]}.py").exists() and inner != target[
+                    :9
+                ]
                 public = inner == "streamlab" or inner in allowed or not is_module
                 assert public or "connectors" in target, f"{path.name} imports {target}"
 

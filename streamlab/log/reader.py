@@ -281,9 +281,16 @@ class LogReader:
         with self._lock:
             self._files.pop(segment.id, None)
 
+    def trusts(self, segment: Segment) -> bool:
+        """Whether a sealed file was verified by this process, or need not be.
+
+        Raises:
+            FileNotFoundError: it was removed since the moment was taken.
+        """
+        return _state(self.folder / segment.file, segment) in _VERIFIED or not self.verify
+
     def _open_sealed(self, path: Path, segment: Segment) -> SegmentFile:
-        stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
-        known = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, segment.checksum)
+        known = _state(path, segment)
         if known in _VERIFIED or not self.verify:
             file = SegmentFile(path, segment.id, checked=True)
         else:
@@ -336,3 +343,9 @@ class LogReader:
                 return chunk.base + at
             before = int(times[-1]) if len(times) else before
         return stop
+
+
+def _state(path: Path, segment: Segment) -> tuple[int, int, int, int, int]:
+    """Return what a sealed file looks like from outside; if that changes, it is verified anew."""
+    stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, segment.checksum)
