@@ -400,7 +400,8 @@ def created(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_new(options: argparse.Namespace) -> int:
-    schema = parse_schema(options.schema) if options.schema else sl.read_file(options.like).schema
+    like = None if options.like is None else sl.read_file(options.like).schema
+    schema = parse_schema(options.schema) if like is None else like
     with sl.open(Path(options.lab).expanduser()) as lab:
         stream = lab.create(options.stream, schema, **created(options))
         show(shown_info(described(stream)))

@@ -73,7 +73,12 @@ def read_csv(open_: Opener, delimiter: str, schema: pa.Schema | None) -> Rows:
             why = f'column "{field.name}" is {describe_type(field.type)}, and CSV has none'
             raise ParseError(why, column=field.name, hint="give JSON lines, Parquet or Arrow")
     direct = {f.name: pa.string() if types.is_timestamp(f.type) else f.type for f in wanted}
-    reader = _open_csv(open_(), delimiter, direct)
+    try:
+        reader = _open_csv(open_(), delimiter, direct)
+    except pa.ArrowInvalid as error:  # the first rows are parsed already
+        if "conversion error" not in str(error):
+            raise
+        raise ParseError(_csv_reason(error, _names_of(open_, delimiter))) from None
     fields = [wanted.field(f.name) if f.name in wanted.names else f for f in reader.schema]
     target = pa.schema([pa.field(f.name, f.type) for f in fields])
     return target, _csv_rows(reader, target, guessed=guessed)
@@ -139,7 +144,7 @@ def _csv_rows(reader: Any, target: pa.Schema, *, guessed: bool) -> Iterator[pa.R
             return
         except pa.ArrowInvalid as error:
             raise ParseError(
-                *_csv_reason(error, target), hint=GUESSED if guessed else None
+                _csv_reason(error, target.names), hint=GUESSED if guessed else None
             ) from None
         arrays = [
             parse_instants(column, field.type, field.name, row)
@@ -151,19 +156,25 @@ def _csv_rows(reader: Any, target: pa.Schema, *, guessed: bool) -> Iterator[pa.R
         yield pa.RecordBatch.from_arrays(arrays, schema=target)
 
 
-def _csv_reason(error: Exception, target: pa.Schema) -> tuple[str]:
+def _names_of(open_: Opener, delimiter: str) -> list[str]:
+    try:
+        names: list[str] = _open_csv(open_(), delimiter, None).schema.names
+    except pa.ArrowInvalid:  # standard input is read once
+        return []
+    return names
+
+
+def _csv_reason(error: Exception, names: list[str]) -> str:
     """Say by name which column Arrow means by its number."""
     text = str(error)
-    match = re.match(
-        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.*?): (.*)",
-        text,
-        re.DOTALL,
-    )
+    pattern = r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.*?): (.*)"
+    match = re.match(pattern, text, re.DOTALL)
     if not match:
-        return (text,)
-    name = target.names[int(match[1])]
+        return text
+    place = int(match[1])
+    name = f'"{names[place]}"' if place < len(names) else f"{place + 1}"
     where = f" in line {match[2]}" if match[2] else ""
-    return (f'column "{name}"{where}: {match[4]}, want {match[3]}',)
+    return f"column {name}{where}: {match[4]}, want {match[3]}"
 
 
 def parse_instants(texts: pa.Array, kind: pa.DataType, column: str, row: int = 0) -> pa.Array:
@@ -172,7 +183,7 @@ def parse_instants(texts: pa.Array, kind: pa.DataType, column: str, row: int = 0
     Raises:
         ParseError: one is no instant, or is finer than the type.
     """
-    texts = pc.utf8_trim_whitespace(texts)
+    given, texts = texts, pc.utf8_trim_whitespace(texts)
     texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
     alone = pc.equal(pc.utf8_length(texts), 10)
     texts = pc.if_else(alone, pc.binary_join_element_wise(texts, "T00:00", ""), texts)
@@ -186,10 +197,10 @@ def parse_instants(texts: pa.Array, kind: pa.DataType, column: str, row: int = 0
             try:
                 text.cast(utc)
             except pa.ArrowInvalid:
-                shown = repr(text.as_py())
+                shown = repr(given[place].as_py())
                 raise ParseError(
                     f'column "{column}", row {row + place}: {shown} is no {describe_type(kind)}',
-                    column=column, got=text.as_py(), want=kind,
+                    column=column, got=given[place].as_py(), want=kind,
                     hint='write an ISO 8601 instant, such as "2026-01-05T09:30:00Z"',
                 ) from None  # fmt: skip
         raise
@@ -555,7 +566,7 @@ def _json_values(array: pa.Array) -> list[Any]:
             None if n is None else _iso_duration(n, kind.unit)
             for n in array.cast(pa.int64()).to_pylist()
         ]
-    elif "binary" in str(kind):
+    elif "binary" in str(kind) and not types.is_nested(kind):
         return [None if v is None else base64.b64encode(v).decode() for v in array.to_pylist()]
     elif types.is_struct(kind):
         return _json_structs(array)

@@ -28,7 +28,7 @@ from streamlab.follow import Follower
 from streamlab.scan import Scan, Snapshot, StreamDataset
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
-from streamlab.writer import Writer
+from streamlab.writer import Heartbeat, Writer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,7 @@ class Stream:
         """Return a writer for events one at a time; use it in a ``with`` block.
 
         An event waits ``linger`` for company, or until ``rows`` are there. ``heartbeat`` moves
-        stream time on by the time passed whenever no event came for so long. A bad event raises at
+        stream time on by the time passed whenever nobody appended for so long. A bad event raises at
         the next send or flush; with ``on_error="reject"`` it goes into ``<stream>.rejected``.
 
         Raises:
@@ -219,11 +219,10 @@ class Stream:
         log.writer.keep()
         return Writer(
             self.append,
-            self.schema,
+            lambda: self.schema,
             linger=lingers,
             rows=rows,
-            heartbeat=self._beat if beats is not None else None,
-            heartbeat_every=beats or 0.0,
+            heartbeat=None if beats is None else Heartbeat(beats, log.reader.head.serial, self._beat),
             reject=self._reject if on_error == "reject" else None,
             on_close=log.writer.let_go,
         )

@@ -35,10 +35,11 @@ from streamlab.log.format import (
     Kind,
     checksum,
     decode,
+    decode_header,
 )
-from streamlab.log.head import HEAD_SIZE, HeadFile
+from streamlab.log.head import HEAD_SIZE, HeadFile, boot_id
 from streamlab.log.manifest import ACTIVE, FILE_NAME, SEALED, Manifest, Segment, read_manifest
-from streamlab.log.recovery import _footer_fits, survey
+from streamlab.log.recovery import Survey, _footer_fits, survey
 from streamlab.log.segment import SegmentFile
 from streamlab.schema import event_times
 from streamlab.settings import format_size
@@ -235,20 +236,26 @@ class Checks:
         """Turn whatever is raised into a problem with this file."""
         try:
             yield
-        except CorruptSegment as error:
-            self.problem(error.file, error.byte, error.reason)
-        except FileNotFoundError:
-            self.problem(path, 0, "the file is missing")
         except ERRORS as error:
-            missing = isinstance(error.__cause__ or error.__context__, FileNotFoundError)
-            text = getattr(error, "message", None) or str(error) or type(error).__name__
-            self.problem(path, 0, "the file is missing" if missing else text)
+            self.note(path, error)
 
     def attempt(self, path: Path, read: Callable[[], T]) -> T | None:
         """Return what reading this file gives, or note why it gives nothing."""
-        with self.noting(path):
+        try:
             return read()
-        return None
+        except ERRORS as error:
+            self.note(path, error)
+            return None
+
+    def note(self, path: Path, error: Exception) -> None:
+        """Note what was raised while this file was read."""
+        if isinstance(error, CorruptSegment):
+            self.problem(error.file, error.byte, error.reason)
+            return
+        causes = (error, error.__cause__, error.__context__)
+        missing = any(isinstance(cause, FileNotFoundError) for cause in causes)
+        text = getattr(error, "message", None) or str(error) or type(error).__name__
+        self.problem(path, 0, "the file is missing" if missing else text)
 
 
 def _verified(catalog: Catalog, folder: Path) -> Report:
@@ -265,19 +272,35 @@ def _verified(catalog: Catalog, folder: Path) -> Report:
         listed = {s.file for s in manifest.segments + manifest.retired}
         _check_segments(checks, folder, manifest, info)
         with checks.noting(folder / manifest.active.file):
-            found = survey(folder, manifest.stream)
-            if found.torn and any(
-                disk.map_file(folder / found.manifest.active.file)[found.mark.position :]
-            ):
-                checks.notes.append(
-                    f"{folder.name}: {found.torn:,} bytes of an unfinished write at the end"
-                )
+            _check_tail(checks, folder, survey(folder, manifest.stream))
     else:
         for path in sorted(p for p in folder.iterdir() if FILE_NAME.fullmatch(p.name)):
             listed.add(path.name)
             _check_unlisted(checks, path, info)
     _note_strays(checks, folder, OWN_FILES | listed)
     return checks.report()
+
+
+def _check_tail(checks: Checks, folder: Path, found: Survey) -> None:
+    """Tell an unfinished write from damage where recovery need not: it would cut off both.
+
+    A process that was killed leaves the beginning of a frame. While this boot lasts, whole frames
+    and what is no beginning are something else.
+    """
+    active, at = found.manifest.active, found.mark.position
+    if not found.torn or active.state == SEALED:
+        return
+    path = folder / active.file
+    tail = disk.map_file(path)[at:]
+    if not any(tail):
+        return
+    head = HeadFile(folder / "head").read()
+    frame = decode_header(disk.map_file(path), at, active.id)
+    begun = frame is not None and frame.stop > at + len(tail)
+    if head is not None and head.boot == boot_id() and len(tail) >= HEADER_SIZE and not begun:
+        checks.problem(path, at, f"{len(tail):,} bytes at the end are not what was written")
+    else:
+        checks.notes.append(f"{folder.name}: {len(tail):,} bytes of an unfinished write at the end")
 
 
 def _note_strays(checks: Checks, folder: Path, known: set[str]) -> None:

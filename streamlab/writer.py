@@ -4,31 +4,63 @@
 when `linger` has passed or `rows` are waiting. So an event costs a list append, and the log sees
 batches.
 
-Invariants: events are appended in the order in which `send` was called by each thread; what `flush`
-and `close` return from is acknowledged as the sync policy says; a bad event is named, and takes no
-good one with it; nothing is lost silently when the process ends (an unclosed writer is closed).
+Invariants: events are appended in the order in which `send` was called by each thread, each once;
+what `flush` and `close` return from is acknowledged as the sync policy says; a bad event is named,
+and takes no good one with it; what cannot be appended now stays waiting and is tried again; what
+becomes of an event does not depend on the batch it came in; nothing is lost silently when a writer
+is forgotten or the process ends.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import datetime as dt
+import functools
+import itertools
+import logging
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from streamlab.errors import FutureEvent, LabClosed, SchemaMismatch, StreamlabError
+from streamlab.errors import (
+    FutureEvent,
+    LabClosed,
+    SchemaMismatch,
+    StreamlabError,
+    WriterPoisoned,
+)
 
-__all__ = ["Writer"]
+__all__ = ["Heartbeat", "Writer"]
+
+logger = logging.getLogger("streamlab")
 
 MOST_WAITING = 8
 """`send` waits when so many batches of `rows` are waiting to be appended."""
 
+LOOK_SECONDS = 0.25
+"""How often the thread looks whether it is still needed, and tries again what failed."""
+
 Reject = Callable[[list[tuple[dict[str, Any], str]]], None]
+
+
+class Heartbeat(NamedTuple):
+    """What moves stream time on when nothing is appended."""
+
+    every: float  # seconds of silence
+    serial: Callable[[], int]  # a number that changes with each append, whoever appends
+    beat: Callable[[float], None]  # takes the seconds of silence
+
+
+class _Bad(NamedTuple):
+    index: int  # how many events were sent before it
+    event: Any
+    reason: str
 
 
 class Writer:
@@ -40,12 +72,11 @@ class Writer:
     def __init__(
         self,
         append: Callable[[Any], range],
-        schema: pa.Schema,
+        schema: Callable[[], pa.Schema],
         *,
         linger: float,
         rows: int,
-        heartbeat: Callable[[float], None] | None = None,
-        heartbeat_every: float = 0.0,
+        heartbeat: Heartbeat | None = None,
         reject: Reject | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
@@ -53,24 +84,34 @@ class Writer:
         self._schema = schema
         self._linger = linger
         self._rows = rows
+        self._most = rows * MOST_WAITING
         self._reject = reject
-        self._heartbeat, self._heartbeat_every = heartbeat, heartbeat_every
-        self._on_close = on_close
-        self._waiting: list[dict[str, Any]] = []
+        self._heartbeat = heartbeat
+        self._waiting: list[Any] = []
         self._put = self._waiting.append
-        self._wake = threading.Event()
-        self._turn = threading.Lock()  # one batch is appended at a time, in order
-        self._errors: list[Exception] = []
-        self._closed = False
+        self._bad: list[_Bad] = []  # not told of yet
+        self._failure: Exception | None = None  # why the last try did not go through
         self._taken = 0  # events that have left the list
         self.appended = 0
         self.rejected = 0
-        self._last = time.monotonic()
+        self._turn = threading.Lock()  # one batch is appended at a time, in order
+        self._count = threading.Lock()  # `_taken` and the list change together
+        self._closed = False
+        self._troubled = False  # the next send has to look why
+        self._idle = True  # the thread sleeps until it is woken
+        self._hurried = False  # it was told that a batch is full
+        self._wake, self._full = threading.Event(), threading.Event()
+        self._seen = heartbeat.serial() if heartbeat else 0
+        self._since = time.monotonic()
+        self._let_go = weakref.finalize(self, on_close)
+        self._let_go.atexit = False
+        pause = min(LOOK_SECONDS, heartbeat.every / 4) if heartbeat else LOOK_SECONDS
         self._thread = threading.Thread(
-            target=_run, args=(weakref.ref(self), self._wake), name="streamlab-writer", daemon=True
-        )
-        self._thread.start()
+            target=_run, args=(weakref.ref(self), self._wake, pause), name="streamlab-writer", daemon=True
+        )  # fmt: skip
+        _close_at_exit()
         _OPEN.add(self)
+        self._thread.start()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -79,55 +120,98 @@ class Writer:
     @property
     def sent(self) -> int:
         """How many events were taken."""
-        return self._taken + len(self._waiting)
+        with self._count:
+            return self._taken + len(self._waiting)
 
     def send(self, event: dict[str, Any] | None = None, /, **columns: Any) -> None:
-        """Take one event, as a dict or as keywords; it is appended a little later.
+        """Take one event as it is now, as a dict or as keywords; it is appended a little later.
 
         >>> w.send(symbol="A", price=1.0)  # doctest: +SKIP
 
         Raises:
-            SchemaMismatch: an event sent *before* was bad (with its number and value); the others
-                of its batch were appended.
+            SchemaMismatch: an event sent *before* was bad (with its ``index`` and ``value``); the
+                others were appended. This one was not taken.
+            StreamLocked, WriterPoisoned, OSError: what was sent before cannot be appended; it
+                stays waiting. This one was not taken.
             LabClosed: the writer is closed.
         """
-        if self._errors or self._closed:
+        if self._troubled or len(self._waiting) >= self._most:
+            self._make_room()
+        if event is None:
+            event = columns
+        else:
+            with contextlib.suppress(AttributeError, TypeError):  # no dict: named when it is its turn
+                event = {**event, **columns} if columns else event.copy()
+        self._put(event)
+        if self._idle or (len(self._waiting) >= self._rows and not self._hurried):
+            self._nudge()
+
+    def _make_room(self) -> None:
+        """Raise what is to be raised, and append here what the thread has not come to."""
+        self._check()
+        if len(self._waiting) >= self._most:
+            self._drain(self._taken + self._rows)
             self._check()
-        self._put(columns if event is None else event if not columns else {**event, **columns})
-        waiting = len(self._waiting)
-        if waiting == 1 or waiting == self._rows:
-            self._wake.set()
-        elif waiting > self._rows * MOST_WAITING:
+
+    def _nudge(self) -> None:
+        """Wake the thread, or tell it that a batch is full."""
+        if self._closed:  # by another thread while this event was on its way
             self._drain()
+        elif self._idle:
+            self._idle = False
+            _BUSY.add(self)
+            self._wake.set()
+        if len(self._waiting) >= self._rows:
+            self._hurried = True
+            self._full.set()
 
     def flush(self) -> None:
-        """Append all that was sent, and return when it is acknowledged.
+        """Append all that was sent before the call, and return when it is acknowledged.
 
         Raises:
-            SchemaMismatch: one of the events was bad; the others were appended.
+            SchemaMismatch: an event was bad (with its ``index`` and ``value``); the others were
+                appended.
+            StreamLocked, WriterPoisoned, OSError: it could not be appended; it stays waiting.
         """
         if self._closed:
             self._check()
-        self._drain()
+        self._drain(self.sent)
         self._check()
 
     def close(self) -> None:
         """Append all that was sent and let go of the stream; closing twice is harmless.
 
+        If that fails for a reason that may pass, the writer stays open and what it holds stays
+        waiting: close it again.
+
         Raises:
-            SchemaMismatch: one of the events was bad; the others were appended.
+            SchemaMismatch: an event was bad; the others were appended, and the writer is closed.
+            StreamLocked, WriterPoisoned, OSError: events could not be appended.
         """
         if self._closed:
             return
+        self._closed = self._troubled = self._idle = True
         try:
             self._drain()
-        finally:
-            self._closed = True
-            _OPEN.discard(self)
+        except (LabClosed, WriterPoisoned) as error:
+            error.add_note(f"{len(self._waiting)} events of this writer were not appended.")
+            self._end()
+            raise
+        except BaseException as error:
+            error.add_note(f"{len(self._waiting)} events of this writer wait still.")
+            self._closed = self._idle = False
             self._wake.set()
-            self._on_close()
-        if self._errors:
-            raise self._errors.pop(0)
+            raise
+        self._end()
+        if self._bad:
+            raise self._mismatch()
+
+    def _end(self) -> None:
+        _OPEN.discard(self)
+        _BUSY.discard(self)
+        self._full.set()
+        self._wake.set()
+        self._let_go()
 
     def __enter__(self) -> Writer:
         return self
@@ -141,123 +225,219 @@ class Writer:
         return False
 
     def _check(self) -> None:
-        if self._errors:
-            raise self._errors.pop(0)
+        """Raise what has gone wrong since the last look, once."""
+        self._troubled = self._closed
+        if self._bad and self._reject is None:
+            raise self._mismatch()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         if self._closed:
             raise LabClosed("this writer is closed", hint="make a new one with stream.writer()")
 
-    def _drain(self) -> None:
+    def _mismatch(self) -> SchemaMismatch:
+        bad, self._bad = self._bad, []
+        index, event, reason = bad[0]
+        more = f" (and {len(bad) - 1} more bad events)" if len(bad) > 1 else ""
+        return SchemaMismatch(
+            f"event {index} was not appended{more}: {reason}; it was {event!r:.200}",
+            hint='writer(on_error="reject") puts bad events into <stream>.rejected',
+            index=index,
+            value=event,
+        )
+
+    def _drain(self, upto: int | None = None) -> None:
         """Append what is waiting, batch after batch; what cannot be appended now stays waiting."""
         with self._turn:
-            while self._waiting:
+            self._hand_over()
+            while self._waiting and (upto is None or self._taken < upto):
                 # New events go to the same list meanwhile: what is taken is cut off its front.
                 batch = self._waiting[: self._rows]
                 try:
-                    self._append(columns_of(batch, self._schema))
-                    self.appended += len(batch)
+                    self._append(columns_of(batch, self._schema()))
+                    self._done(len(batch), appended=True)
                 except _NOT_SO_SIMPLE:
                     self._append_around(batch)
-                del self._waiting[: len(batch)]
-                self._taken += len(batch)
-            self._last = time.monotonic()
+                    self._hand_over()
+            self._failure = None
+
+    def _done(self, count: int, *, appended: bool) -> None:
+        with self._count:
+            del self._waiting[:count]
+            self._taken += count
+        if appended:
+            self.appended += count
+        else:
+            self.rejected += count
 
     def _append_around(self, batch: list[Any]) -> None:
-        """Append the good events of a batch in order, and name the bad ones."""
-        bad: list[tuple[int, Any, str]] = []
-        self._halve(batch, self._taken, bad)
-        if not bad:
-            return
-        self.rejected += len(bad)
-        if self._reject is not None:
-            self._reject([(event, reason) for _, event, reason in bad])
-            return
-        number, event, reason = bad[0]
-        more = f" (and {len(bad) - 1} more bad events)" if len(bad) > 1 else ""
-        self._errors.append(
-            SchemaMismatch(
-                f"event {number} was not appended{more}: {reason}; it was {event!r:.200}",
-                hint='writer(on_error="reject") puts bad events into <stream>.rejected',
-                index=number,
-                value=event,
-            )
-        )
+        """Append the good events of a batch in order: it whole, or its halves.
 
-    def _halve(self, batch: list[Any], first: int, bad: list[tuple[int, Any, str]]) -> None:
-        """Append a batch whole, or its halves; an event that fails alone is bad."""
-        try:
-            self._append([self._filled(event) for event in batch])
-            self.appended += len(batch)
-        except (SchemaMismatch, FutureEvent) as error:
-            if len(batch) == 1:
-                bad.append((first, batch[0], error.message))
-                return
-            middle = len(batch) // 2
-            self._halve(batch[:middle], first, bad)
-            self._halve(batch[middle:], first + middle, bad)
+        An event that fails alone is bad; each that is settled leaves the list at once.
+        """
+        names = self._schema().names
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                self._append([_filled(event, names) for event in part])
+            except (SchemaMismatch, FutureEvent) as error:
+                if len(part) == 1:
+                    self._bad.append(_Bad(self._taken, part[0], error.message))
+                    self._troubled = True
+                    self._done(1, appended=False)
+                else:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+            else:
+                self._done(len(part), appended=True)
 
-    def _filled(self, event: Any) -> dict[str, Any]:
-        """Return an event with null for what it lacks, whichever batch it came in."""
-        if not isinstance(event, dict):
-            raise SchemaMismatch(f"an event is a dict; got {type(event).__name__}")
-        return dict.fromkeys(self._schema.names) | event
+    def _hand_over(self) -> None:
+        """Put the bad events where they were asked for; if that fails it is tried again."""
+        if self._reject is not None and self._bad:
+            self._reject([(bad.event, bad.reason) for bad in self._bad])
+            self._bad = []
 
     def _tick(self) -> None:
         """Do what the thread does when it wakes: append, or beat after a silence."""
-        if self._waiting:
-            time.sleep(self._linger if len(self._waiting) < self._rows else 0)
-            try:
-                self._drain()
-            except Exception as error:  # noqa: BLE001  raised at the next send; what waits, waits
-                if not self._errors:
-                    self._errors.append(error)
-        elif self._heartbeat is not None:
-            silent = time.monotonic() - self._last
-            if silent >= self._heartbeat_every:
-                with contextlib.suppress(StreamlabError):
-                    self._heartbeat(silent)
-                self._last = time.monotonic()
+        if not self._waiting and not (self._bad and self._reject):
+            self._rest()
+            if self._heartbeat is not None:
+                self._pulse(self._heartbeat)
+            return
+        if len(self._waiting) < self._rows and self._failure is None:
+            self._full.wait(self._linger)
+        self._full.clear()
+        self._hurried = False
+        try:
+            self._drain()
+        except Exception as error:  # noqa: BLE001  raised at the next send; what waits, waits
+            if type(error) is not type(self._failure):
+                logger.warning("%d events wait to be appended: %s", len(self._waiting), error)
+            self._failure, self._troubled = error, True
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Say that the thread sleeps from now on, unless an event came meanwhile."""
+        _BUSY.discard(self)
+        self._idle = True
+        if self._waiting and not self._closed:
+            self._idle = False
+            _BUSY.add(self)
+            self._wake.set()
+
+    def _pulse(self, heartbeat: Heartbeat) -> None:
+        """Move stream time on by the time that has passed since anybody appended."""
+        now, serial = time.monotonic(), heartbeat.serial()
+        if serial != self._seen:
+            self._seen, self._since = serial, now
+        elif now - self._since >= heartbeat.every:
+            with contextlib.suppress(StreamlabError, OSError):  # the silence goes on
+                heartbeat.beat(now - self._since)
+                self._seen, self._since = heartbeat.serial(), now
 
 
-def columns_of(batch: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Turn events that have exactly the stream's columns into arrays of its types, fast.
+def columns_of(batch: list[Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn events of plain values into arrays of a stream's types, fast.
+
+    Only where that gives what each event would give alone: one kind of value in a column, which
+    Arrow takes for the type or refuses.
 
     Raises:
-        KeyError, TypeError, ValueError: some event does not fit so simply; look closer.
+        TypeError, ValueError, OverflowError: some event does not fit so simply; look closer.
     """
+    if set(map(type, batch)) != {dict}:
+        raise TypeError("events")
+    names = schema.names
+    if sum(map(len, batch)) != len(names) * len(batch):  # else all there are full of known names
+        if not set(itertools.chain.from_iterable(batch)) <= set(names):
+            raise TypeError("columns")
     arrays = []
-    width = len(schema)
-    if any(len(event) != width for event in batch):
-        raise KeyError("columns")
-    for field in schema:
-        name = field.name
-        values = [event[name] for event in batch]
-        array = pa.array(values)
-        if not array.type.equals(field.type) and array.null_count == len(array):
-            array = array.cast(field.type)
-        arrays.append(array)
-    return pa.Table.from_arrays(arrays, names=schema.names)
+    for name, kind, fields in zip(names, schema.types, schema, strict=True):
+        values = [event.get(name, _ABSENT) for event in batch]
+        kinds = set(map(type, values))
+        if _Absent in kinds:
+            values = [None if value is _ABSENT else value for value in values]
+            kinds = kinds - {_Absent} | {type(None)}
+        plain = kinds - {type(None)}
+        if plain not in _kinds_of(kind) or (len(plain) < len(kinds) and not fields.nullable):
+            raise TypeError(name)
+        arrays.append(pa.array(values, kind))
+    return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-_NOT_SO_SIMPLE = (SchemaMismatch, FutureEvent, KeyError, TypeError, ValueError, pa.ArrowException)
+class _Absent:
+    """The type of what stands for a key that an event lacks."""
+
+
+_ABSENT = _Absent()
+
+
+@functools.lru_cache(maxsize=256)
+def _kinds_of(kind: pa.DataType) -> list[set[type]]:
+    """Return the kinds of values, apart from None, that Arrow makes this type of exactly or refuses."""
+    if pa.types.is_integer(kind):
+        return [set(), {int}]
+    if pa.types.is_float64(kind):
+        return [set(), {float}, {int}, {int, float}]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return [set(), {str}]
+    if pa.types.is_boolean(kind):
+        return [set(), {bool}]
+    if kind == pa.timestamp("us", "UTC"):
+        return [set(), {dt.datetime}]
+    return [set()]
+
+
+def _filled(event: Any, names: list[str]) -> dict[str, Any]:
+    """Return an event with null for what it lacks, whichever batch it came in."""
+    if not isinstance(event, dict):
+        raise SchemaMismatch(f"an event is a dict; got {type(event).__name__}")
+    return dict.fromkeys(names) | event
+
+
+_NOT_SO_SIMPLE = (SchemaMismatch, FutureEvent, TypeError, ValueError, OverflowError, pa.ArrowException)
 _OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
+_BUSY: set[Writer] = set()
+"""Writers with events that wait: one that the user forgets lives until they are appended."""
 
 
-def _run(reference: weakref.ref[Writer], wake: threading.Event) -> None:
+def _run(reference: weakref.ref[Writer], wake: threading.Event, pause: float) -> None:
     """Serve a writer until it is closed or forgotten."""
     while True:
-        wake.wait(0.25)
+        wake.wait(pause)
         wake.clear()
         writer = reference()
         if writer is None or writer._closed:  # noqa: SLF001
             return
         writer._tick()  # noqa: SLF001
-        if writer._waiting:  # noqa: SLF001
-            wake.set()
         del writer
 
 
-@atexit.register
+@functools.cache
+def _close_at_exit() -> None:
+    """Have open writers closed at exit: registered late, and so done before labs are closed."""
+    atexit.register(_close_all)
+
+
 def _close_all() -> None:
     for writer in list(_OPEN):
-        with contextlib.suppress(StreamlabError):
+        try:
             writer.close()
+        except (StreamlabError, OSError) as error:
+            logger.error("at exit %d events of a writer were lost: %s", len(writer._waiting), error)  # noqa: SLF001
+
+
+def _after_fork() -> None:
+    """In a forked child: the events are the parent's, and so is the writer."""
+    for writer in list(_OPEN):
+        writer._waiting.clear()  # noqa: SLF001
+        writer._let_go.detach()  # noqa: SLF001
+        writer._turn, writer._count = threading.Lock(), threading.Lock()  # noqa: SLF001
+        writer._closed = writer._troubled = writer._idle = True  # noqa: SLF001
+    _OPEN.clear()
+    _BUSY.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

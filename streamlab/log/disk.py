@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 __all__ = [
     "create",
     "link",
@@ -136,13 +138,17 @@ def read(path: Path) -> bytes:
 def map_file(path: Path) -> memoryview:
     """Map a file for reading and return its bytes, refusing a symbolic link.
 
-    The mapping lives as long as anything that was sliced from it, and survives an unlink.
+    The mapping lives as long as anything that was sliced from it, survives an unlink, and holds no
+    descriptor: a table may rest on more files than a process may have open.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         if not size:
             return memoryview(b"")
-        return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))
+        if sys.version_info >= (3, 13):
+            return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ, trackfd=False))
+        with pa.memory_map(f"/dev/fd/{fd}") as file:
+            return memoryview(file.read_buffer()).cast("B")
     finally:
         os.close(fd)

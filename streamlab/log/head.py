@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import mmap
 import os
 import struct
 import sys
@@ -73,7 +72,7 @@ class HeadFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map: mmap.mmap | None = None
+        self._map: memoryview | None = None
         self._fd: int | None = None
         self._serial = 0
 
@@ -150,16 +149,13 @@ class HeadFile:
         finally:
             os.close(fd)
 
-    def _mapped(self) -> mmap.mmap | bytes:
+    def _mapped(self) -> memoryview:
         if self._map is None:
             try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                data = disk.map_file(self.path)
             except FileNotFoundError:
-                return b""
-            try:
-                if os.fstat(fd).st_size < HEAD_SIZE:
-                    return b""
-                self._map = mmap.mmap(fd, HEAD_SIZE, access=mmap.ACCESS_READ)
-            finally:
-                os.close(fd)
+                return memoryview(b"")
+            if len(data) < HEAD_SIZE:
+                return memoryview(b"")
+            self._map = data
         return self._map
