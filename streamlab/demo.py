@@ -13,7 +13,10 @@ of the rows before it, less the delay.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shlex
+import shutil
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -632,11 +635,20 @@ def _contents(folder: Path) -> str:
 def next_commands(folder: Path) -> str:
     """Return three commands to try on the lab, with its path quoted for a shell."""
     lab = shlex.quote(str(folder / "lab"))
+    command = _command()
     query = "select symbol, count(*) as n from trades group by all order by n desc limit 5"
     return "\n".join(
         [
-            f"  streamlab ls {lab}",
-            f"  streamlab sql {lab} {shlex.quote(query)}",
-            f"  streamlab tail {lab} cpu",
+            f"  {command} ls {lab}",
+            f"  {command} sql {lab} {shlex.quote(query)}",
+            f"  {command} tail {lab} cpu",
         ]
     )
+
+
+def _command() -> str:
+    """Return how a shell here calls streamlab: by name if it finds it, else by its place."""
+    if shutil.which("streamlab"):
+        return "streamlab"
+    script = Path(sys.executable).with_name("streamlab")
+    return shlex.quote(os.path.relpath(script)) if script.exists() else "python -m streamlab"

@@ -140,6 +140,7 @@ def _explained(error: Exception, sql: str, names: list[str]) -> QueryError:
         )
     elif "does not exist" in text and "Table with name" in text:
         missing = text.split("Table with name ", 1)[1].split(" ", 1)[0]
+        text = f"there is no stream or frame {missing!r}"  # DuckDB would guess among its own tables
         near = difflib.get_close_matches(missing, names, n=3)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         hint += f"the streams are {', '.join(names) or 'none yet'}; other frames go by name: lab.sql(sql, ref=df)"

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from streamlab.errors import SchemaMismatch, StreamlabError
-from streamlab.filetext import ParseError, json_lines, read_csv, read_json
+from streamlab.filetext import ParseError, instants_as_text, json_lines, read_csv, read_json
 from streamlab.progress import progress_bar
 from streamlab.schema import SYSTEM_FIELDS, batches, describe_type, normalise
 
@@ -583,9 +583,16 @@ def _write_csv(
     from pyarrow import csv
 
     options = csv.WriteOptions(delimiter=delimiter, quoting_style="needed")
+    zoned = [place for place, field in enumerate(schema) if getattr(field.type, "tz", None)]
+    for place in zoned:
+        schema = schema.set(place, pa.field(schema.names[place], pa.string()))
     with csv.CSVWriter(file, schema, write_options=options) as writer:
         for batch in rows:
-            writer.write_batch(batch)
+            arrays = [
+                instants_as_text(column) if place in zoned else column
+                for place, column in enumerate(batch.columns)
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
 def _write_json(rows: Iterator[pa.RecordBatch], schema: pa.Schema, file: BinaryIO) -> None:

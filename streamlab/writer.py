@@ -24,6 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -87,7 +88,8 @@ class Writer:
         self._most = rows * MOST_WAITING
         self._reject = reject
         self._heartbeat = heartbeat
-        self._waiting: list[Any] = []
+        self._waiting: list[Any] = []  # tuples of values, or events that have other keys
+        self._learn()
         self._put = self._waiting.append
         self._bad: list[_Bad] = []  # not told of yet
         self._failure: Exception | None = None  # why the last try did not go through
@@ -137,14 +139,25 @@ class Writer:
         """
         if self._troubled or len(self._waiting) >= self._most:
             self._make_room()
-        if event is None:
-            event = columns
-        else:
-            with contextlib.suppress(AttributeError, TypeError):  # no dict: named when it is its turn
-                event = {**event, **columns} if columns else event.copy()
-        self._put(event)
+        try:
+            if event is None:
+                event = columns
+            elif columns:
+                event = {**event, **columns}
+            self._put(self._values(event) if len(event) == self._width else event.copy())
+        except (AttributeError, KeyError, TypeError):
+            self._put(event.copy() if isinstance(event, dict) else event)  # named when it is its turn
         if self._idle or (len(self._waiting) >= self._rows and not self._hurried):
             self._nudge()
+
+    def _learn(self) -> pa.Schema:
+        """Take note of the columns there are; return their schema."""
+        schema = self._schema()
+        names = schema.names
+        self._width = len(names)
+        self._values = itemgetter(*names) if len(names) > 1 else lambda event: (event[names[0]],)
+        self._names = names
+        return schema
 
     def _make_room(self) -> None:
         """Raise what is to be raised, and append here what the thread has not come to."""
@@ -254,7 +267,7 @@ class Writer:
                 # New events go to the same list meanwhile: what is taken is cut off its front.
                 batch = self._waiting[: self._rows]
                 try:
-                    self._append(columns_of(batch, self._schema()))
+                    self._append(columns_of(batch, self._learn()))
                     self._done(len(batch), appended=True)
                 except _NOT_SO_SIMPLE:
                     self._append_around(batch)
@@ -275,7 +288,7 @@ class Writer:
 
         An event that fails alone is bad; each that is settled leaves the list at once.
         """
-        names = self._schema().names
+        names = self._names
         parts = [batch]
         while parts:
             part = parts.pop()
@@ -283,7 +296,8 @@ class Writer:
                 self._append([_filled(event, names) for event in part])
             except (SchemaMismatch, FutureEvent) as error:
                 if len(part) == 1:
-                    self._bad.append(_Bad(self._taken, part[0], error.message))
+                    bad = _Bad(self._taken, _as_dict(part[0], names), error.message)
+                    self._bad.append(bad)
                     self._troubled = True
                     self._done(1, appended=False)
                 else:
@@ -347,31 +361,25 @@ def columns_of(batch: list[Any], schema: pa.Schema) -> pa.RecordBatch:
     Raises:
         TypeError, ValueError, OverflowError: some event does not fit so simply; look closer.
     """
-    if set(map(type, batch)) != {dict}:
-        raise TypeError("events")
     names = schema.names
-    if sum(map(len, batch)) != len(names) * len(batch):  # else all there are full of known names
-        if not set(itertools.chain.from_iterable(batch)) <= set(names):
+    shapes = set(map(type, batch))
+    if shapes == {tuple} and set(map(len, batch)) == {len(names)}:
+        columns = list(zip(*batch, strict=True))
+    elif shapes <= {dict, tuple}:
+        events = [_as_dict(event, names) for event in batch]
+        if not set(itertools.chain.from_iterable(events)) <= set(names):
             raise TypeError("columns")
+        columns = [tuple(event.get(name) for event in events) for name in names]
+    else:
+        raise TypeError("events")
     arrays = []
-    for name, kind, fields in zip(names, schema.types, schema, strict=True):
-        values = [event.get(name, _ABSENT) for event in batch]
+    for field, values in zip(schema, columns, strict=True):
         kinds = set(map(type, values))
-        if _Absent in kinds:
-            values = [None if value is _ABSENT else value for value in values]
-            kinds = kinds - {_Absent} | {type(None)}
         plain = kinds - {type(None)}
-        if plain not in _kinds_of(kind) or (len(plain) < len(kinds) and not fields.nullable):
-            raise TypeError(name)
-        arrays.append(pa.array(values, kind))
+        if plain not in _kinds_of(field.type) or (len(plain) < len(kinds) and not field.nullable):
+            raise TypeError(field.name)
+        arrays.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(arrays, names=names)
-
-
-class _Absent:
-    """The type of what stands for a key that an event lacks."""
-
-
-_ABSENT = _Absent()
 
 
 @functools.lru_cache(maxsize=256)
@@ -390,8 +398,13 @@ def _kinds_of(kind: pa.DataType) -> list[set[type]]:
     return [set()]
 
 
+def _as_dict(event: Any, names: list[str]) -> Any:
+    return dict(zip(names, event, strict=False)) if type(event) is tuple else event
+
+
 def _filled(event: Any, names: list[str]) -> dict[str, Any]:
     """Return an event with null for what it lacks, whichever batch it came in."""
+    event = _as_dict(event, names)
     if not isinstance(event, dict):
         raise SchemaMismatch(f"an event is a dict; got {type(event).__name__}")
     return dict.fromkeys(names) | event

@@ -32,8 +32,9 @@ def lab(tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys, monkeypatch):
     """Run a command in this process; give exit code, output and errors."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     capsys.readouterr()
 
     def run(*arguments):

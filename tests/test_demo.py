@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import subprocess
 
 import duckdb
 import polars as pl
@@ -138,12 +139,16 @@ def test_the_demo_compares(shown):
     assert f"{rows:,}" == added[1]
 
 
-def test_the_demo_ends_with_three_commands(shown):
-    """The last lines are three commands on the lab that was made."""
+def test_the_demo_ends_with_three_commands_that_run(shown):
+    """The last lines are three commands on the lab that was made, and each of them runs."""
     folder, text = shown
-    commands = [line.strip() for line in text.splitlines() if line.startswith("  streamlab ")]
-    assert [command.split()[1] for command in commands] == ["ls", "sql", "tail"]
-    assert all(str(folder / "lab") in command for command in commands)
+    commands = [line.strip() for line in text.rstrip().splitlines()[-3:]]
+    assert [re.search(r"streamlab (\w+)", command)[1] for command in commands] == ["ls", "sql", "tail"]
+    for command in commands:
+        assert str(folder / "lab") in command
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) > 5
 
 
 def test_what_the_demo_prints_fits_a_terminal(shown):

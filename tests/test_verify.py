@@ -154,17 +154,21 @@ def test_strays_are_notes(lab):
 
 def test_an_unfinished_write_is_a_note(lab):
     """The beginning of a frame after the last one, which a kill may leave, is no damage."""
-    path = max(p for p in files_of(lab, "trades") if p.suffix == ".log")
-    whole, last = path.read_bytes(), FrameFile(path).row_frames[-1]
-    path.write_bytes(whole[: last.position])
-    assert not sl.verify_lab(lab)  # it was published
-    path.write_bytes(whole)
+    log = max(p for p in files_of(lab, "plain") if p.suffix == ".log")
+    head = log.parent / "head"
+    before = log.read_bytes(), head.read_bytes()
     with sl.open(lab, sync="os") as opened:
-        opened["trades"].append([event(401)])
-    frame = FrameFile(path).frames[-1]
-    torn = bytearray(path.read_bytes()[frame.position : frame.stop - 64])
-    torn[64 - 8 - 16 : 64 - 16] = len(path.read_bytes()).to_bytes(8, "little")
-    assert sl.verify_lab(lab)
+        opened["plain"].append({"a": range(1000)})
+    after = log.read_bytes()
+    assert after[: len(before[0])] == before[0]
+    head.write_bytes(before[1])
+    for size in (1, 127, 128, 500, 4000):
+        log.write_bytes(after[: len(before[0]) + size])
+        report = sl.verify_lab(lab)
+        assert report.ok, size
+        assert "unfinished write" in repr(report)
+    log.write_bytes(before[0] + b"neither frame nor beginning" * 10)
+    assert not sl.verify_lab(lab)
 
 
 def test_a_damaged_marker_is_found(tmp_path):
