@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how often each is measured (5)")
     given = parser.parse_args()
     scale = Scale(10, given.rounds or 3) if given.quick else Scale(1, given.rounds or 5)
-    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; ", end="")
+    print(
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; ",
+        end="",
+    )
     print("read the ratios, not the times")
     for script in [find(name) for name in given.names] or SCRIPTS:
         importlib.import_module(f"benchmarks.{script}").run(scale)

@@ -87,10 +87,15 @@ def heading(number: str, what: str) -> None:
     print(f"\n{number}  {what}")
 
 
-def report(times: Times, reaches: list[Reach], *, rows: int | None = None, unit: str = "rows") -> None:
+def report(
+    times: Times, reaches: list[Reach], *, rows: int | None = None, unit: str = "rows"
+) -> None:
     """Print one line for each contender and one for each ratio."""
     width = max(len(name) for name in times) + 2
-    print(f"  {'':<{width}}{'median':>10}{'least':>10}{'most':>10}" + ("" if rows is None else f"{unit + '/s':>14}"))
+    print(
+        f"  {'':<{width}}{'median':>10}{'least':>10}{'most':>10}"
+        + ("" if rows is None else f"{unit + '/s':>14}")
+    )
     for name, taken in times.items():
         middle = statistics.median(taken)
         cells = "".join(f"{_seconds(t):>10}" for t in (middle, min(taken), max(taken)))

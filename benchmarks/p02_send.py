@@ -45,7 +45,9 @@ def run(scale: Scale) -> None:
         reaches = [Reach(ours, "confluent-kafka", 3.0), *reaches]
     report(times, reaches, rows=rows, unit="events")
     print("  reach of events/s: 1 M on an idle core")
-    print("  the mock broker neither stores nor syncs (kind to Kafka) and runs in the producer's process,")
+    print(
+        "  the mock broker neither stores nor syncs (kind to Kafka) and runs in the producer's process,"
+    )
     print("  on the same cores (unkind); its queue is as large as it needs to be not to wait.")
 
 

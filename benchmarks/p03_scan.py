@@ -37,7 +37,10 @@ def run(scale: Scale) -> None:
     with folder() as place:
         prepare(place, rows)
         heading("P3", f"filter + aggregate over {rows:,} rows in sealed segments, warm page cache")
-        for query, what in (("windows", "1-minute windows of 500 symbols"), ("totals", "filter and two sums")):
+        for query, what in (
+            ("windows", "1-minute windows of 500 symbols"),
+            ("totals", "filter and two sums"),
+        ):
             compare(place, query, what, rows, scale.rounds)
 
 
@@ -159,7 +162,7 @@ ENGINES = {
 def child(place: Path, engine: str, query: str) -> None:
     """Measure one engine: what a fresh process does."""
     import duckdb  # noqa: F401
-    import polars  # noqa: F401
+    import polars as pl  # noqa: F401
     import pyarrow.dataset  # noqa: F401
 
     seconds = []

@@ -40,20 +40,9 @@ def seek(scale: Scale) -> None:
     heading("P4", f"seek to an instant, read {scale.rows(READ):,} rows")
     differences = []
     for length in (scale.rows(SHORT), scale.rows(LONG)):
-        rows = min(scale.rows(READ), length // 4)
-        with folder() as place, sl.open(place / "lab", sync="os") as lab:
-            stream = lab.create("trades", SCHEMA, time="ts")
-            for batch in batches(length):
-                stream.append(batch)
-            stream.seal()
-            instant = stream.offsets(length // 2, length // 2 + 1).to_arrow()["ts"][0].as_py()
-            first = stream.find(instant)
-            contenders = {
-                "find + read": lambda: ours(stream, instant, rows),
-                "raw mapped read": lambda: raw(place, first, rows),
-            }
-            times = alternate(contenders, max(scale.rounds, 5) * 4, warm=2)
         print(f"  a history of {length:,} rows")
+        rows = min(scale.rows(READ), max(length // 4, 1))
+        times = seek_in(length, rows, scale.rounds * 4)
         report(times, [Reach("find + read", "raw mapped read")], rows=rows)
         pairs = zip(times["find + read"], times["raw mapped read"], strict=True)
         more = statistics.median(own - reference for own, reference in pairs) * 1e3
@@ -61,6 +50,22 @@ def seek(scale: Scale) -> None:
         verdict = "reached" if more <= MORE_MS else "NOT reached"
         print(f"  find + read takes {more:.2f} ms more   reach <= {MORE_MS} ms more: {verdict}")
     print(f"  the long history costs {differences[1] - differences[0]:+.2f} ms")
+
+
+def seek_in(length: int, rows: int, rounds: int) -> dict[str, list[float]]:
+    with folder() as place, sl.open(place / "lab", sync="os") as lab:
+        stream = lab.create("trades", SCHEMA, time="ts")
+        for batch in batches(length):
+            stream.append(batch)
+        stream.seal()
+        middle = length // 2
+        instant = stream.offsets(middle, middle + 1).to_arrow()["ts"][0].as_py()
+        first = stream.find(instant)
+        contenders = {
+            "find + read": lambda: ours(stream, instant, rows),
+            "raw mapped read": lambda: raw(place, first, rows),
+        }
+        return alternate(contenders, rounds, warm=2)
 
 
 def ours(stream: sl.Stream, instant, rows: int) -> None:
@@ -107,7 +112,9 @@ def opening(scale: Scale) -> None:
             for count in (many, few)
         }
         contenders |= {
-            f"open + last {TINY} rows, {count:,} segments": lambda count=count: open_lab(place / str(count), rows=TINY)
+            f"open + last {TINY} rows, {count:,} segments": lambda count=count: open_lab(
+                place / str(count), rows=TINY
+            )
             for count in (many, few)
         }
         times = alternate(contenders, scale.rounds)
@@ -142,7 +149,11 @@ def make_long(path: Path, count: int) -> None:
     for number in range(2, count + 1):
         file = SegmentWriter(home / file_name(mark.end, number, sealed=True), SCHEMA, 1, mark)
         file.put(
-            Kind.ROWS, after=high, append_time=mark.append_time + 1, rows=TINY, events=(low, high),
+            Kind.ROWS,
+            after=high,
+            append_time=mark.append_time + 1,
+            rows=TINY,
+            events=(low, high),
             message=message,
         )
         file.end()
@@ -154,8 +165,15 @@ def make_long(path: Path, count: int) -> None:
     file = SegmentWriter(path_of_active, SCHEMA, 1, mark)
     file.close()
     active = Segment(
-        path_of_active.name, file.segment, "active", mark.end, mark.end, 1,
-        append_min=mark.append_time, append_max=mark.append_time, before=mark.stream_time,
+        path_of_active.name,
+        file.segment,
+        "active",
+        mark.end,
+        mark.end,
+        1,
+        append_min=mark.append_time,
+        append_max=mark.append_time,
+        before=mark.stream_time,
         after=mark.stream_time,
     )
     (home / manifest.active.file).unlink()

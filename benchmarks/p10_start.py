@@ -30,7 +30,9 @@ def run(scale: Scale) -> None:
     rows = scale.rows(SEGMENT_BYTES // ROW_BYTES)
     with folder() as place:
         killed(place / "killed", rows)
-        size = max(p.stat().st_size for p in (place / "killed" / "streams" / "trades").glob("*.log"))
+        size = max(
+            p.stat().st_size for p in (place / "killed" / "streams" / "trades").glob("*.log")
+        )
         contenders = {
             "recover, first append": lambda: recover(place),
             "recover, first read": lambda: recover(place, read=True),
@@ -75,7 +77,9 @@ def recover(place: Path, *, read: bool = False) -> float:
 
 
 def imported() -> float:
-    done = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True
+    )
     return float(done.stdout)
 
 

@@ -36,10 +36,12 @@ from streamlab.writer import Writer
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
     "CorruptSegment",
+    "export",
     "FutureEvent",
     "HistoryChanged",
+    "host",
     "InvalidDuration",
     "InvalidName",
     "InvalidTime",
@@ -48,24 +50,22 @@ __all__ = [
     "MissingExtra",
     "NewerFormat",
     "OffsetOutOfRange",
+    "open",
     "QueryError",
+    "read_file",
     "ReadOnly",
     "Report",
+    "salvage",
     "SchemaMismatch",
     "Settings",
     "Stream",
     "StreamExists",
+    "StreamlabError",
     "StreamLocked",
     "StreamNotFound",
-    "StreamlabError",
+    "verify_lab",
     "Writer",
     "WriterPoisoned",
-    "export",
-    "host",
-    "open",
-    "read_file",
-    "salvage",
-    "verify_lab",
 ]
 
 

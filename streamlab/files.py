@@ -301,7 +301,7 @@ def _all_are(texts: list[str], kind: pa.DataType) -> bool:
 
 
 def export(
-    data: Any,
+    source: Any,
     path: Any,
     *,
     format: str | None = None,  # noqa: A002
@@ -312,7 +312,7 @@ def export(
 ) -> int:
     """Write rows to a file and return how many there were.
 
-    ``data`` is a stream or a view of one, a DuckDB relation, a Polars frame or LazyFrame, or
+    ``source`` is a stream or a view of one, a DuckDB relation, a Polars frame or LazyFrame, or
     whatever else has rows in Arrow; it is read in batches, in order. The ending of ``path`` says
     Parquet, CSV, TSV, JSON lines or Arrow; text may be compressed (``.csv.gz``). With
     ``partition_by`` (Parquet) it is a folder with one subfolder for each value. With ``format`` it
@@ -322,9 +322,9 @@ def export(
     Raises:
         StreamlabError: the target is there already and ``overwrite`` is not set, its ending is
             unknown, it cannot be written, or it cannot hold a column's type.
-        SchemaMismatch: ``data`` is not rows, or has no such column to partition by.
+        SchemaMismatch: ``source`` is not rows, or has no such column to partition by.
     """
-    schema, rows, total = _source(data, system=system)
+    schema, rows, total = _source(source, system=system)
     names = [partition_by] if isinstance(partition_by, str) else list(partition_by or ())
     if hasattr(path, "write"):
         if format not in ("csv", "tsv", "jsonl", "arrow"):

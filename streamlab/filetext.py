@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -549,13 +550,53 @@ _CONTROLS = {code: f"\\u{code:04x}" for code in [*range(0x7F, 0xA0), 0x2028, 0x2
 """JSON itself escapes what is below a space; these would reach a terminal as they are."""
 
 
+_SPECIAL = r'["\\\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]'
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+
+
 def json_lines(batch: pa.RecordBatch) -> bytes:
     """Return a batch as lines of JSON, one object for each row."""
-    names = batch.schema.names
-    columns = [_json_values(column) for column in batch.columns]
-    dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
-    lines = [dump(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
-    return "".join(line.translate(_CONTROLS) + "\n" for line in lines).encode()
+    pieces: list[Any] = []
+    for place, (name, column) in enumerate(zip(batch.schema.names, batch.columns, strict=True)):
+        pieces += [f"{', ' if place else '{'}{_encoded(name)}: ", _json_texts(column)]
+    if not batch.num_rows:
+        return b""
+    lines = pc.binary_join_element_wise(*pieces, "}\n", "")
+    offsets, text = lines.buffers()[1:]  # one after the other, as they are wanted
+    start, stop = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]]
+    return bytes(memoryview(text)[start:stop])
+
+
+def _encoded(value: Any) -> str:
+    return _ENCODE(value).translate(_CONTROLS)
+
+
+def _json_texts(array: pa.Array) -> pa.Array:
+    """Return the values of an array as JSON, a column at a time where that can be done."""
+    kind = array.type
+    special = types.is_string(kind) or types.is_large_string(kind)
+    if types.is_floating(kind):
+        array = pc.if_else(pc.is_finite(array), array, pa.scalar(None, kind)).cast(pa.string())
+        whole = pc.match_substring_regex(array, r"^-?\d+$")  # a number that reads as a float again
+        texts = pc.if_else(whole, pc.binary_join_element_wise(array, ".0", ""), array)
+    elif types.is_integer(kind) or types.is_boolean(kind):
+        texts = array.cast(pa.string())
+    elif types.is_timestamp(kind):
+        texts = _quoted(instants_as_text(array, "T"))
+    elif (
+        types.is_date(kind)
+        or types.is_time(kind)
+        or types.is_decimal(kind)
+        or (special and not pc.any(pc.match_substring_regex(array, _SPECIAL)).as_py())
+    ):
+        texts = _quoted(array.cast(pa.string()))
+    else:
+        return pa.array(map(_encoded, _json_values(array)), pa.string())
+    return texts.fill_null("null")
+
+
+def _quoted(texts: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise('"', texts, '"', "")
 
 
 def _json_values(array: pa.Array) -> list[Any]:

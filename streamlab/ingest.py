@@ -83,7 +83,9 @@ def _as_stored(data: Any, info: StreamInfo) -> pa.RecordBatch | None:
         if not data.num_rows or any(column.num_chunks != 1 for column in data.columns):
             return None
         data = data.to_batches()[0]
-    if not isinstance(data, pa.RecordBatch) or not data.schema.equals(_columns(info), check_metadata=True):
+    if not isinstance(data, pa.RecordBatch) or not data.schema.equals(
+        _columns(info), check_metadata=True
+    ):
         return None
     for name, column in zip(data.schema.names, data.columns, strict=True):
         if column.null_count and name in info.required:

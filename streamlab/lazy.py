@@ -95,9 +95,7 @@ def polars_schema(schema: pa.Schema) -> pl.Schema:
     return frame.schema
 
 
-def frame_of(
-    snapshot: Snapshot, names: list[str], condition: pc.Expression | None
-) -> pl.LazyFrame:
+def frame_of(snapshot: Snapshot, names: list[str], condition: pc.Expression | None) -> pl.LazyFrame:
     """Return the rows of a snapshot that pruning leaves, with these columns."""
     schema = polars_schema(snapshot.schema)
     time = snapshot.info.time or "_append_time"
@@ -241,5 +239,3 @@ def _append_time(snapshot: Snapshot, run: list[Segment]) -> pl.Expr:
         return pl.Series(times[at]).cast(kind)
 
     return pl.col("_offset").map_batches(look_up, return_dtype=kind, is_elementwise=True)
-
-

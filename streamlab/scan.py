@@ -53,10 +53,14 @@ class Scan:
 
     def fix(self, *, pin: bool = True) -> Snapshot:
         """Take the moment that is now, or the one this scan is fixed to; pinned if so asked."""
-        moment = self.fixed or self.log.reader.moment()
-        stop = moment.end if self.stop is None else min(self.stop, moment.end)
-        start = min(max(self.start, moment.start), stop)
-        held = self.pin or (self.log.reader.pin(start, stop) if pin else None)
+        reader = self.log.reader
+        while True:
+            moment = self.fixed or reader.moment()
+            stop = moment.end if self.stop is None else min(self.stop, moment.end)
+            start = min(max(self.start, moment.start), stop)
+            held = self.pin or (reader.pin(start, stop) if pin else None)
+            if held is self.pin or reader.holds(start):  # no trim came before the pin
+                break
         return Snapshot(self.log, self.info(), moment, start, stop, self.since, self.until, held)
 
     def freeze(self) -> Scan:

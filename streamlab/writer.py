@@ -17,7 +17,6 @@ import atexit
 import contextlib
 import datetime as dt
 import functools
-import itertools
 import logging
 import os
 import threading
@@ -59,7 +58,7 @@ class Heartbeat(NamedTuple):
 
 
 class _Bad(NamedTuple):
-    index: int  # how many events were sent before it
+    number: int  # how many events were sent before it
     event: Any
     reason: str
 
@@ -84,13 +83,16 @@ class Writer:
         self._append = append
         self._schema = schema
         self._linger = linger
+        self._names = schema().names
+        self._width = width = len(self._names)
+        self._values = itemgetter(*self._names) if width > 1 else _one_value(self._names[0])
         self._rows = rows
-        self._most = rows * MOST_WAITING
+        self._enough = rows * width
+        self._most = rows * width * MOST_WAITING
         self._reject = reject
         self._heartbeat = heartbeat
-        self._waiting: list[Any] = []  # tuples of values, or events that have other keys
-        self._learn()
-        self._put = self._waiting.append
+        self._waiting: list[Any] = []  # the values of one event after those of the other
+        self._put = self._waiting.extend
         self._bad: list[_Bad] = []  # not told of yet
         self._failure: Exception | None = None  # why the last try did not go through
         self._taken = 0  # events that have left the list
@@ -123,7 +125,11 @@ class Writer:
     def sent(self) -> int:
         """How many events were taken."""
         with self._count:
-            return self._taken + len(self._waiting)
+            return self._taken + self._left
+
+    @property
+    def _left(self) -> int:
+        return len(self._waiting) // self._width
 
     def send(self, event: dict[str, Any] | None = None, /, **columns: Any) -> None:
         """Take one event as it is now, as a dict or as keywords; it is appended a little later.
@@ -144,20 +150,19 @@ class Writer:
                 event = columns
             elif columns:
                 event = {**event, **columns}
-            self._put(self._values(event) if len(event) == self._width else event.copy())
-        except (AttributeError, KeyError, TypeError):
-            self._put(event.copy() if isinstance(event, dict) else event)  # named when it is its turn
-        if self._idle or (len(self._waiting) >= self._rows and not self._hurried):
+            if len(event) == self._width:
+                self._put(self._values(event))
+            else:
+                self._put(self._odd(event))
+        except (KeyError, TypeError):  # other keys, or no dict at all
+            self._put(self._odd(event))
+        if self._idle or (len(self._waiting) >= self._enough and not self._hurried):
             self._nudge()
 
-    def _learn(self) -> pa.Schema:
-        """Take note of the columns there are; return their schema."""
-        schema = self._schema()
-        names = schema.names
-        self._width = len(names)
-        self._values = itemgetter(*names) if len(names) > 1 else lambda event: (event[names[0]],)
-        self._names = names
-        return schema
+    def _odd(self, event: Any) -> list[Any]:
+        """Return what takes the place of an event that has not just the columns."""
+        copy = event.copy() if isinstance(event, dict) else event
+        return [_Odd(copy)] + [None] * (self._width - 1)
 
     def _make_room(self) -> None:
         """Raise what is to be raised, and append here what the thread has not come to."""
@@ -174,7 +179,7 @@ class Writer:
             self._idle = False
             _BUSY.add(self)
             self._wake.set()
-        if len(self._waiting) >= self._rows:
+        if len(self._waiting) >= self._enough:
             self._hurried = True
             self._full.set()
 
@@ -207,11 +212,11 @@ class Writer:
         try:
             self._drain()
         except (LabClosed, WriterPoisoned) as error:
-            error.add_note(f"{len(self._waiting)} events of this writer were not appended.")
+            error.add_note(f"{self._left} events of this writer were not appended.")
             self._end()
             raise
         except BaseException as error:
-            error.add_note(f"{len(self._waiting)} events of this writer wait still.")
+            error.add_note(f"{self._left} events of this writer wait still.")
             self._closed = self._idle = False
             self._wake.set()
             raise
@@ -250,12 +255,12 @@ class Writer:
 
     def _mismatch(self) -> SchemaMismatch:
         bad, self._bad = self._bad, []
-        index, event, reason = bad[0]
+        number, event, reason = bad[0]
         more = f" (and {len(bad) - 1} more bad events)" if len(bad) > 1 else ""
         return SchemaMismatch(
-            f"event {index} was not appended{more}: {reason}; it was {event!r:.200}",
+            f"event {number} was not appended{more}: {reason}; it was {event!r:.200}",
             hint='writer(on_error="reject") puts bad events into <stream>.rejected',
-            index=index,
+            index=number,
             value=event,
         )
 
@@ -265,39 +270,39 @@ class Writer:
             self._hand_over()
             while self._waiting and (upto is None or self._taken < upto):
                 # New events go to the same list meanwhile: what is taken is cut off its front.
-                batch = self._waiting[: self._rows]
+                values = self._waiting[: self._enough]
+                schema = self._schema()
                 try:
-                    self._append(columns_of(batch, self._learn()))
-                    self._done(len(batch), appended=True)
+                    batch = columns_of(values, self._names, schema)
+                    self._append(batch)
+                    self._done(batch.num_rows, appended=True)
                 except _NOT_SO_SIMPLE:
-                    self._append_around(batch)
+                    self._append_around(values, schema.names)
                     self._hand_over()
             self._failure = None
 
     def _done(self, count: int, *, appended: bool) -> None:
         with self._count:
-            del self._waiting[:count]
+            del self._waiting[: count * self._width]
             self._taken += count
         if appended:
             self.appended += count
         else:
             self.rejected += count
 
-    def _append_around(self, batch: list[Any]) -> None:
+    def _append_around(self, values: list[Any], names: list[str]) -> None:
         """Append the good events of a batch in order: it whole, or its halves.
 
         An event that fails alone is bad; each that is settled leaves the list at once.
         """
-        names = self._names
-        parts = [batch]
+        parts = [events_of(values, self._names)]
         while parts:
             part = parts.pop()
             try:
                 self._append([_filled(event, names) for event in part])
             except (SchemaMismatch, FutureEvent) as error:
                 if len(part) == 1:
-                    bad = _Bad(self._taken, _as_dict(part[0], names), error.message)
-                    self._bad.append(bad)
+                    self._bad.append(_Bad(self._taken, part[0], error.message))
                     self._troubled = True
                     self._done(1, appended=False)
                 else:
@@ -319,7 +324,7 @@ class Writer:
             if self._heartbeat is not None:
                 self._pulse(self._heartbeat)
             return
-        if len(self._waiting) < self._rows and self._failure is None:
+        if len(self._waiting) < self._enough and self._failure is None:
             self._full.wait(self._linger)
         self._full.clear()
         self._hurried = False
@@ -327,7 +332,7 @@ class Writer:
             self._drain()
         except Exception as error:  # noqa: BLE001  raised at the next send; what waits, waits
             if type(error) is not type(self._failure):
-                logger.warning("%d events wait to be appended: %s", len(self._waiting), error)
+                logger.warning("%d events wait to be appended: %s", self._left, error)
             self._failure, self._troubled = error, True
         else:
             self._rest()
@@ -352,7 +357,18 @@ class Writer:
                 self._seen, self._since = heartbeat.serial(), now
 
 
-def columns_of(batch: list[Any], schema: pa.Schema) -> pa.RecordBatch:
+class _Odd:
+    """Stands in the place of the first value of an event that has not just the columns."""
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+
+def _one_value(name: str) -> Callable[[dict[str, Any]], tuple[Any]]:
+    return lambda event: (event[name],)
+
+
+def columns_of(values: list[Any], names: list[str], schema: pa.Schema) -> pa.RecordBatch:
     """Turn events of plain values into arrays of a stream's types, fast.
 
     Only where that gives what each event would give alone: one kind of value in a column, which
@@ -361,25 +377,30 @@ def columns_of(batch: list[Any], schema: pa.Schema) -> pa.RecordBatch:
     Raises:
         TypeError, ValueError, OverflowError: some event does not fit so simply; look closer.
     """
-    names = schema.names
-    shapes = set(map(type, batch))
-    if shapes == {tuple} and set(map(len, batch)) == {len(names)}:
-        columns = list(zip(*batch, strict=True))
-    elif shapes <= {dict, tuple}:
-        events = [_as_dict(event, names) for event in batch]
-        if not set(itertools.chain.from_iterable(events)) <= set(names):
-            raise TypeError("columns")
-        columns = [tuple(event.get(name) for event in events) for name in names]
-    else:
-        raise TypeError("events")
+    width = len(names)
     arrays = []
-    for field, values in zip(schema, columns, strict=True):
-        kinds = set(map(type, values))
+    for field in schema:
+        if field.name in names:
+            column = values[names.index(field.name) :: width]
+        else:  # added after the writer was made
+            column = [None] * (len(values) // width)
+        kinds = set(map(type, column))
         plain = kinds - {type(None)}
         if plain not in _kinds_of(field.type) or (len(plain) < len(kinds) and not field.nullable):
             raise TypeError(field.name)
-        arrays.append(pa.array(values, field.type))
-    return pa.RecordBatch.from_arrays(arrays, names=names)
+        arrays.append(pa.array(column, field.type))
+    return pa.RecordBatch.from_arrays(arrays, names=schema.names)
+
+
+def events_of(values: list[Any], names: list[str]) -> list[Any]:
+    """Return the events again that `Writer.send` took apart."""
+    width = len(names)
+    return [
+        values[at].event
+        if type(values[at]) is _Odd
+        else dict(zip(names, values[at : at + width], strict=True))
+        for at in range(0, len(values), width)
+    ]
 
 
 @functools.lru_cache(maxsize=256)
@@ -398,19 +419,21 @@ def _kinds_of(kind: pa.DataType) -> list[set[type]]:
     return [set()]
 
 
-def _as_dict(event: Any, names: list[str]) -> Any:
-    return dict(zip(names, event, strict=False)) if type(event) is tuple else event
-
-
 def _filled(event: Any, names: list[str]) -> dict[str, Any]:
     """Return an event with null for what it lacks, whichever batch it came in."""
-    event = _as_dict(event, names)
     if not isinstance(event, dict):
         raise SchemaMismatch(f"an event is a dict; got {type(event).__name__}")
     return dict.fromkeys(names) | event
 
 
-_NOT_SO_SIMPLE = (SchemaMismatch, FutureEvent, TypeError, ValueError, OverflowError, pa.ArrowException)
+_NOT_SO_SIMPLE = (
+    SchemaMismatch,
+    FutureEvent,
+    TypeError,
+    ValueError,
+    OverflowError,
+    pa.ArrowException,
+)
 _OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
 _BUSY: set[Writer] = set()
 """Writers with events that wait: one that the user forgets lives until they are appended."""
@@ -438,8 +461,8 @@ def _close_all() -> None:
     for writer in list(_OPEN):
         try:
             writer.close()
-        except (StreamlabError, OSError) as error:
-            logger.error("at exit %d events of a writer were lost: %s", len(writer._waiting), error)  # noqa: SLF001
+        except (StreamlabError, OSError):
+            logger.exception("at exit %d events of a writer were lost", writer._left)  # noqa: SLF001
 
 
 def _after_fork() -> None:

@@ -24,9 +24,7 @@ import streamlab as sl
 from streamlab.log import disk
 
 SCALE = float(os.environ.get("STREAMLAB_FAULT_SCALE", "1"))
-CHANGES = (
-    "create write sync sync_dir rename link unlink truncate make_dir".split()  # fmt: skip
-)
+CHANGES = "create write sync sync_dir rename link unlink truncate make_dir".split()
 SCHEMA = pa.schema(
     [("ts", pa.timestamp("us", "UTC")), ("k", pa.int64()), ("x", pa.int64()), ("s", pa.string())]
 )
@@ -64,7 +62,9 @@ def frame(first, count, *, wide):
     """The rows of so many tokens as Arrow."""
     rows = [row(token, wide=wide) for token in range(first, first + count)]
     schema = WIDER if wide else SCHEMA
-    return pa.table([list(column) for column in zip(*rows, strict=True)][: len(schema)], schema=schema)
+    return pa.table(
+        [list(column) for column in zip(*rows, strict=True)][: len(schema)], schema=schema
+    )
 
 
 def after(world, op):
@@ -178,11 +178,17 @@ def _differences(stream, kept):
     if (start, end) != (kept.start, len(kept.rows)):
         yield f"offsets [{start}, {end}) instead of [{kept.start}, {len(kept.rows)})"
         return
+    if ("y" in stream.schema.names) != kept.wide:
+        yield f"columns {stream.schema.names}"
     if table.column("_offset").to_pylist() != list(range(start, end)):
         yield "offsets are not contiguous"
     rows = rows_of(table)
     if rows != list(kept.rows[start:]):
-        at = next(i for i, pair in enumerate(zip(rows, kept.rows[start:], strict=True)) if pair[0] != pair[1])
+        at = next(
+            i
+            for i, pair in enumerate(zip(rows, kept.rows[start:], strict=True))
+            if pair[0] != pair[1]
+        )
         yield f"row {start + at} is {rows[at]} instead of {kept.rows[start + at]}"
     if stream.stats().stream_time != kept.stream_time:
         yield f"stream time {stream.stats().stream_time} instead of {kept.stream_time}"
@@ -201,7 +207,13 @@ def rows_of(table):
     rows = len(ts)
     columns = [
         table.column(name).to_pylist() if name in table.column_names else [default] * rows
-        for name, default in (("k", None), ("x", None), ("s", None), ("y", None), ("_deleted", False))
+        for name, default in (
+            ("k", None),
+            ("x", None),
+            ("s", None),
+            ("y", None),
+            ("_deleted", False),
+        )
     ]
     return list(zip(ts, *columns, strict=True))
 

@@ -324,6 +324,7 @@ def cuts(root, ops, monkeypatch, rng, states, *, again=False):
 
 def cut_again(root, monkeypatch, rng, boot):
     """Let the power fail during recovery too; return where the state after that is."""
+
     def recover():
         with sl.open(root / "lab") as lab:
             for name in lab:

@@ -69,4 +69,11 @@ class Worker:
 
 TIMERS = Worker("streamlab-timers")
 CHORES = Worker("streamlab-chores")
-os.register_at_fork(after_in_child=lambda: (TIMERS._reset(), CHORES._reset()))  # noqa: SLF001
+
+
+def _after_fork() -> None:
+    for worker in (TIMERS, CHORES):
+        worker._reset()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -129,6 +129,7 @@ def growing(file: SegmentWriter, number: int) -> Segment:
 def describe(
     file: SegmentWriter, state: str, number: int, counts: tuple[int, ...] | None
 ) -> Segment:
+    """Describe a file that was written to its end, closed or sealed, for the manifest."""
     size, whole = file.mark.position, 0
     if state == SEALED:
         data = disk.map_file(file.path)

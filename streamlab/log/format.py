@@ -196,7 +196,9 @@ def decode_header(data: memoryview, position: int, segment: int | None = None) -
     return frame
 
 
-def footer(schema: pa.Schema, blocks: list[tuple[int, int, int]], metadata: dict[str, Any]) -> bytes:
+def footer(
+    schema: pa.Schema, blocks: list[tuple[int, int, int]], metadata: dict[str, Any]
+) -> bytes:
     """Return what turns frames into an Arrow IPC file: end-of-stream mark, footer, magic.
 
     ``blocks`` are (position, size of the metadata, size of the body) of each message. Arrow writes
@@ -213,11 +215,12 @@ def footer(schema: pa.Schema, blocks: list[tuple[int, int, int]], metadata: dict
     tail = len(ARROW_MAGIC) + 4
     size = struct.unpack_from("<i", whole, len(whole) - tail)[0]
     content = bytearray(whole[len(whole) - tail - size : len(whole) - tail])
+    end: bytes = whole[len(whole) - tail :]
     at, count = _blocks_of(content)
     assert count == len(blocks), (count, len(blocks))
     for index, (position, prefix, body) in enumerate(blocks):
         struct.pack_into("<qi4xq", content, at + 24 * index, position, prefix, body)
-    return END_OF_STREAM + bytes(content) + whole[len(whole) - tail :]
+    return END_OF_STREAM + bytes(content) + end
 
 
 def serialize(batch: pa.RecordBatch, compression: str | None) -> pa.Buffer:
@@ -270,4 +273,3 @@ def load_json(data: bytes, path: Path) -> dict[str, Any]:
             hint="pip install --upgrade streamlab",
         )
     return content
-

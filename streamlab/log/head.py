@@ -91,7 +91,7 @@ class HeadFile:
         data = self._mapped()
         if len(data) < HEAD_SIZE:
             return 0
-        return max(struct.unpack_from("<8xQ", data, at)[0] for at in (0, SLOT_SIZE))
+        return max(int(struct.unpack_from("<8xQ", data, at)[0]) for at in (0, SLOT_SIZE))
 
     def read(self) -> Head | None:
         """Return the newest head, or None if it cannot be told."""

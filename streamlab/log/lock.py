@@ -63,7 +63,7 @@ class FileLock:
         try:
             while not _taken_now(fd):
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise self._refusal(_read_holder(fd), timeout)
+                    raise self._refusal(_read_holder(fd), timeout)  # noqa: TRY301
                 time.sleep(_PAUSE)
         except BaseException:
             os.close(fd)
@@ -161,4 +161,11 @@ def _read_holder(fd: int) -> dict[str, Any]:
 
 
 _LOCKS: weakref.WeakSet[FileLock] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [lock.forget() for lock in list(_LOCKS)])
+
+
+def _after_fork() -> None:
+    for lock in list(_LOCKS):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -7,16 +7,17 @@ the layers above.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 from streamlab.clock import NEVER, Clock
-from streamlab.errors import StreamlabError, StreamLocked
+from streamlab.errors import StreamLocked
 from streamlab.log import disk
 from streamlab.log.background import CHORES
 from streamlab.log.head import Head, HeadFile, boot_id
@@ -57,6 +58,10 @@ class Log:
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
         self.maintenance = Maintenance(folder, compression=policy.compression)
+        self._new_locks()
+        _LOGS.add(self)
+
+    def _new_locks(self) -> None:
         self._news = threading.Condition()
         self._chore = threading.Lock()  # held while the background tidies up
 
@@ -117,7 +122,11 @@ class Log:
             busy = self.reader.moment().append_time < instant and self.writer.lock.taken()
             since = self.writer.lock.holder().get("appending_since", instant + 1) if busy else None
             fresh = busy and age + waited < IN_FLIGHT_SECONDS
-            if not (fresh or (since is not None and since <= instant) or self.reader.unpublished(instant)):
+            if not (
+                fresh
+                or (since is not None and since <= instant)
+                or self.reader.unpublished(instant)
+            ):
                 break
             if timeout is not None and waited > timeout:
                 return False
@@ -166,3 +175,15 @@ class Log:
         self.writer.close()
         with self._chore:
             pass
+
+
+_LOGS: weakref.WeakSet[Log] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: the parent's threads, and what they held, are not there."""
+    for log in list(_LOGS):
+        log._new_locks()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -95,7 +95,9 @@ class Maintenance:
             return manifest._replace(segments=segments, retired=retired)
 
         update_manifest(self.folder, self.manifest_lock, change)
-        with contextlib.suppress(FileNotFoundError):  # a writer that opened just now cleared it away
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # a writer that opened just now cleared it away
             disk.unlink(self.folder / segment.file)
 
     def _in_place(self, file: SegmentFile, target: Path) -> int:
@@ -213,4 +215,3 @@ def _gathered(file: SegmentFile) -> Iterator[pa.RecordBatch]:
             waiting, rows = [], 0
     if waiting:
         yield pa.concat_batches(waiting)
-

@@ -23,7 +23,16 @@ from streamlab.log import disk
 from streamlab.log.format import VERSION, checksum
 from streamlab.log.lock import FileLock
 
-__all__ = ["ACTIVE", "CLOSED", "SEALED", "Manifest", "Segment", "read_manifest", "update_manifest", "write_manifest"]
+__all__ = [
+    "ACTIVE",
+    "CLOSED",
+    "SEALED",
+    "Manifest",
+    "Segment",
+    "read_manifest",
+    "update_manifest",
+    "write_manifest",
+]
 
 ACTIVE, CLOSED, SEALED = "active", "closed", "sealed"
 FILE_NAME = re.compile(r"(\d{20})-(\d+)\.(log|arrow)")

@@ -16,6 +16,7 @@ import json
 import os
 import uuid
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from streamlab.log import disk
@@ -28,7 +29,7 @@ class Pin:
 
     def __init__(self, folder: Path, start: int, stop: int) -> None:
         self.start, self.stop = start, stop
-        self._release = lambda: None
+        self._release: Callable[[], object] = lambda: None
         path = folder / f"{uuid.uuid4().hex}.pin"
         beside = path.with_suffix(".new")  # not a pin until it is locked and filled
         try:

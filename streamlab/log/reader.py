@@ -33,6 +33,9 @@ from streamlab.log.segment import Chunk, SegmentFile
 __all__ = ["LogReader", "Moment"]
 
 MAX_OPEN_FILES = 256
+MAX_MAPPED = 512 << 20
+"""How much is kept open: mapping a file again costs nothing beside reading it."""
+
 _VERIFIED: set[tuple[int, int, int, int, int]] = set()
 """Sealed files this process has verified: device, inode, size, time of change, checksum."""
 
@@ -131,7 +134,8 @@ class LogReader:
     def _gone(self) -> StreamNotFound:
         name = self.folder.name
         return StreamNotFound(
-            f'stream "{name}" was dropped', hint=f'take it again with lab["{name}"] if it was made anew'
+            f'stream "{name}" was dropped',
+            hint=f'take it again with lab["{name}"] if it was made anew',
         )
 
     def _surveyed(self) -> Moment:
@@ -175,13 +179,22 @@ class LogReader:
         """Keep the rows in [start, stop) from being removed while the pin lives."""
         return Pin(self.folder / "pins", start, stop) if self.pins else None
 
+    def holds(self, start: int) -> bool:
+        """Whether the rows from an offset on are there still: what was pinned may be gone before."""
+        try:
+            return self.manifest().start <= start
+        except CorruptSegment:
+            return True
+
     def unpublished(self, instant: int) -> bool:
         """Whether a frame with an append time at or before ``instant`` waits to be published."""
         moment = self.moment()
         active = moment.manifest.active
         try:
             return any(
-                frame.kind == Kind.ROWS and frame.base >= moment.end and frame.append_time <= instant
+                frame.kind == Kind.ROWS
+                and frame.base >= moment.end
+                and frame.append_time <= instant
                 for frame in SegmentFile(self.folder / active.file, active.id).walk()
             )
         except FileNotFoundError:
@@ -273,9 +286,13 @@ class LogReader:
             file = SegmentFile(path, segment.id)
         with self._lock:
             self._files[segment.id] = file
-            while len(self._files) > MAX_OPEN_FILES:
+            while len(self._files) > 1 and self._too_many():
                 self._files.popitem(last=False)
         return file
+
+    def _too_many(self) -> bool:
+        mapped = sum(len(file.data) for file in self._files.values())
+        return len(self._files) > MAX_OPEN_FILES or mapped > MAX_MAPPED
 
     def _forget(self, segment: Segment) -> None:
         with self._lock:
@@ -332,7 +349,9 @@ class LogReader:
         return moment.end
 
     @staticmethod
-    def _within(file: SegmentFile, base: int, stop: int, before: int, column: str, time: int) -> int:
+    def _within(
+        file: SegmentFile, base: int, stop: int, before: int, column: str, time: int
+    ) -> int:
         """Find a stream time inside one run: the running maximum over its event times."""
         from streamlab.schema import event_times
 

@@ -81,9 +81,9 @@ def _whole(folder: Path, segment: Segment) -> bool:
         file = SegmentFile(folder / segment.file, segment.id)
         for _ in file.walk():
             pass
-        return file.closed and file.mark.end == segment.stop
     except (CorruptSegment, FileNotFoundError):
         return False
+    return file.closed and file.mark.end == segment.stop
 
 
 def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> Survey:
@@ -116,7 +116,9 @@ def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> 
 def _judge(file: SegmentFile, end: int) -> str:
     sound = decode(file.data, file.mark.position, file.segment)
     if sound is None:
-        return f"the frame of offset {end} does not fit its checksum, and it was promised to survive"
+        return (
+            f"the frame of offset {end} does not fit its checksum, and it was promised to survive"
+        )
     return (
         f"a sound frame of offset {sound.base} stands where offset {end} has to follow: "
         "frames were swapped, doubled or dropped"
@@ -161,9 +163,11 @@ def rebuild(folder: Path, stream: str) -> Manifest:
     if not segments:
         reason = "it is lost, and there is no segment file"
         raise damage or CorruptSegment(folder / "manifest", 0, reason)
-    for before, segment in zip(segments, segments[1:], strict=False):
+    for before, segment in itertools.pairwise(segments):
         if before.stop != segment.base:
-            reason = f"it is lost, and no segment file holds offsets {before.stop} to {segment.base}"
+            reason = (
+                f"it is lost, and no segment file holds offsets {before.stop} to {segment.base}"
+            )
             raise damage or CorruptSegment(folder / "manifest", 0, reason)
     number = max(segment.number for segment in segments)
     return Manifest(stream, 1, number + 1, segments[0].base, tuple(segments))
@@ -178,7 +182,9 @@ def _describe(path: Path) -> Segment:
     data = disk.map_file(path)
     first = decode(data, FRAMES_AT)
     if first is None:
-        raise CorruptSegment(path, FRAMES_AT, "the schema frame is damaged, and the manifest is lost")
+        raise CorruptSegment(
+            path, FRAMES_AT, "the schema frame is damaged, and the manifest is lost"
+        )
     file = SegmentFile(path, first.segment)
     for _ in file.walk():
         pass

@@ -37,7 +37,6 @@ from streamlab.log.format import (
     RUN,
     Frame,
     Kind,
-    checksum,
     decode,
     decode_header,
     encode,
@@ -248,8 +247,8 @@ class SegmentWriter:
         try:
             disk.write(self.fd, [PREAMBLE], 0)
             message = schema.serialize()
-            times = {"after": start.stream_time, "append_time": start.append_time}
-            self.put(Kind.SCHEMA, **times, message=message)
+            after, append_time = start.stream_time, start.append_time
+            self.put(Kind.SCHEMA, after=after, append_time=append_time, message=message)
         except BaseException:
             self.abandon()
             raise
@@ -354,7 +353,8 @@ class SegmentWriter:
 
     def seal(self) -> None:
         """Write the footer after the table of runs: the file is an Arrow IPC file now."""
-        blocks = np.frombuffer(self._blocks.tobytes(), dtype="<i8").reshape(-1, 3).tolist()
+        flat = self._blocks
+        blocks = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
         disk.write(self.fd, [seal_footer(self.schema, self.segment, blocks)], self.mark.position)
 
     def close(self) -> None:

@@ -98,8 +98,12 @@ class LogWriter:
 
     def _new_handles(self) -> None:
         self.head = HeadFile(self.folder / "head")
-        self.lock = FileLock(self.folder / "locks" / "writer", f'the writer\'s lock of "{self.name}"')
-        self.manifest_lock = FileLock(self.folder / "locks" / "manifest", f'the manifest of "{self.name}"')
+        self.lock = FileLock(
+            self.folder / "locks" / "writer", f'the writer\'s lock of "{self.name}"'
+        )
+        self.manifest_lock = FileLock(
+            self.folder / "locks" / "manifest", f'the manifest of "{self.name}"'
+        )
         self.mutex = threading.RLock()
         self._synced = threading.Condition(threading.Lock())
         self._syncing = False
@@ -129,7 +133,8 @@ class LogWriter:
         started = time.monotonic()
         if not self.mutex.acquire(timeout=-1 if timeout is None else timeout):
             raise StreamLocked(
-                f'the writer\'s lock of "{self.name}" is held by another thread', holder={"pid": os.getpid()}
+                f'the writer\'s lock of "{self.name}" is held by another thread',
+                holder={"pid": os.getpid()},
             )
         try:
             self._check()
@@ -157,7 +162,9 @@ class LogWriter:
 
     def _check(self) -> None:
         if self.closed:
-            raise LabClosed(f'the lab of stream "{self.name}" is closed', hint="open it again with sl.open")
+            raise LabClosed(
+                f'the lab of stream "{self.name}" is closed', hint="open it again with sl.open"
+            )
         if self.poison is not None:
             raise WriterPoisoned(
                 f'stream "{self.name}" takes no more rows: a sync failed ({self.poison}), and what of '
@@ -312,11 +319,11 @@ class LogWriter:
             base = file.mark.end
             batch = rows.at(base)
             message = serialize(batch, self.policy.compression)
-            file = self._ready(file, rows.schema_id)
+            ready = self._ready(file, rows.schema_id)
             append_time = self.append_time()
             low, high = rows.events or (append_time, append_time)
             self._put(
-                Kind.ROWS, after=max(file.mark.stream_time, high), append_time=append_time,
+                Kind.ROWS, after=max(ready.mark.stream_time, high), append_time=append_time,
                 rows=batch.num_rows, events=(low, high), message=message,
             )  # fmt: skip
             if self.policy.partitions > 1:
@@ -429,7 +436,9 @@ class LogWriter:
 
     def _head(self, mark: Mark) -> Head:
         number = self.number & 0xFFFFFFFF
-        return Head(0, mark.end, self.durable, mark.stream_time, mark.append_time, boot_id(), number)
+        return Head(
+            0, mark.end, self.durable, mark.stream_time, mark.append_time, boot_id(), number
+        )
 
     def settle(self) -> bool:
         """Publish whatever this process has written so far; whether the stream is its to say so."""
@@ -546,9 +555,7 @@ class LogWriter:
         entry = growing(file, number)
         try:
             self._update(
-                lambda m: m._replace(
-                    segments=(*m.segments[:-1], *new, entry), next_file=number + 1
-                )
+                lambda m: m._replace(segments=(*m.segments[:-1], *new, entry), next_file=number + 1)
             )
         except BaseException as error:
             if self._perhaps_listed(file):
@@ -585,9 +592,7 @@ class LogWriter:
             finally:
                 self.lock.note()
 
-    def _append_many(
-        self, old: SegmentWriter, batches: Iterator[Rows], append_time: int
-    ) -> range:
+    def _append_many(self, old: SegmentWriter, batches: Iterator[Rows], append_time: int) -> range:
         number = self._manifest().next_file
         sink = SealedFiles(self.folder, self._layout(), old.mark, number, append_time)
         try:
