@@ -109,7 +109,10 @@ class Catalog:
         Raises:
             StreamlabError: something else is there.
         """
-        self._make_folder(self.path)
+        try:
+            self._make_folder(self.path)
+        except OSError as error:
+            raise StreamlabError(f"{self.path} cannot be a lab: {error.strerror}") from error
         marker = self.path / "lab.json"
         if not marker.exists():
             ours = re.compile(r"streams|jobs|\.lab\.json\.\d+\.tmp")  # the last one by a crash
@@ -166,9 +169,9 @@ class Catalog:
             StreamNotFound: naming the nearest.
             CorruptSegment: ``stream.json`` is not what was written.
         """
-        path = self.folder / name / "stream.json"
+        path = self.folder / str(name) / "stream.json"
         try:
-            if not NAME.fullmatch(name):
+            if not (isinstance(name, str) and NAME.fullmatch(name)) or path.parent.is_symlink():
                 raise FileNotFoundError  # noqa: TRY301
             stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
@@ -253,6 +256,8 @@ def is_stream(entry: os.DirEntry[str]) -> bool:
 
 def remove_folder(folder: Path) -> None:
     """Remove a stream's folder: the files and folders that we made, nothing behind a link."""
+    if folder.is_symlink():
+        return
     with contextlib.suppress(FileNotFoundError):
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from streamlab.dataset import StreamDataset
 from streamlab.errors import HistoryChanged, OffsetOutOfRange, QueryError, SchemaMismatch
 from streamlab.progress import progress_bar
-from streamlab.scan import Scan, Snapshot, StreamDataset
+from streamlab.scan import Scan, Snapshot
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,6 +66,8 @@ def query(
     """
     import duckdb
 
+    if not isinstance(sql, str):
+        raise QueryError(f"a query is text; got {type(sql).__name__}")
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("SET TimeZone = 'UTC'")
@@ -142,7 +145,8 @@ def _explained(error: Exception, sql: str, names: list[str]) -> QueryError:
         missing = text.split("Table with name ", 1)[1].split(" ", 1)[0]
         text = f"there is no stream or frame {missing!r}"  # DuckDB would guess among its own tables
         near = difflib.get_close_matches(missing, names, n=3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
+        spelt = [name if name.isidentifier() else quoted(name) for name in near]
+        hint = f"did you mean {', '.join(spelt)}? " if near else ""
         hint += f"the streams are {', '.join(names) or 'none yet'}; other frames go by name: lab.sql(sql, ref=df)"
     elif "configuration has been locked" in text:
         hint = "settings are locked; trusted=True lifts every lock"
@@ -169,7 +173,14 @@ def _connected(target: Any) -> Iterator[duckdb.DuckDBPyConnection]:
         finally:
             connection.close()
     elif hasattr(target, "execute") and hasattr(target, "register"):
-        yield target
+        # A connection of its own to the same database: the user's transaction is not ours to end.
+        catalog, schema = target.execute("SELECT current_database(), current_schema()").fetchall()[0]
+        connection = target.cursor()
+        try:
+            connection.execute(f"USE {quoted(catalog)}.{quoted(schema)}")
+            yield connection
+        finally:
+            connection.close()
     else:
         raise TypeError(
             f"to_duckdb takes a path or a duckdb connection, not {type(target).__name__}"
@@ -184,31 +195,42 @@ def export_rows(scan: Scan, target: Any, table: str, progress: bool | None) -> i
         OffsetOutOfRange: rows that are not in the table yet have been removed from the stream.
         SchemaMismatch: the table's columns are not the stream's.
     """
+    import duckdb
+
     snapshot = scan.fix()
+    try:
+        with _connected(target) as connection:
+            return _export(connection, scan, snapshot, table, progress)
+    except duckdb.Error as error:
+        raise QueryError(f'cannot copy into table "{table}": {error}') from error
+
+
+def _export(
+    connection: duckdb.DuckDBPyConnection,
+    scan: Scan,
+    snapshot: Snapshot,
+    table: str,
+    progress: bool | None,
+) -> int:
     identity = _identity(scan, snapshot)
-    with _connected(target) as connection:
-        position = _prepare(connection, snapshot, table, identity)
-        added = 0
-        total = max(0, snapshot.stop - position)
-        with progress_bar(total, f"{snapshot.info.name} -> {table}", "rows", progress) as bar:
-            while position < snapshot.stop:
-                stop = min(position + CHUNK_ROWS, snapshot.stop)
-                part = (
-                    scan.freeze().within(position, stop)
-                    if scan.fixed
-                    else scan.within(position, stop)
-                )
-                added += _insert(connection, part.fix(), table, identity, position, stop)
-                bar.update(stop - position)
-                position = stop
+    position = _prepare(connection, snapshot, table, identity)
+    added = 0
+    total = max(0, snapshot.stop - position)
+    with progress_bar(total, f"{snapshot.info.name} -> {table}", "rows", progress) as bar:
+        while position < snapshot.stop:
+            stop = min(position + CHUNK_ROWS, snapshot.stop)
+            part = scan.within(position, stop).fix()
+            added += _insert(connection, part, table, identity, position, stop)
+            bar.update(stop - position)
+            position = stop
     return added
 
 
 def _identity(scan: Scan, snapshot: Snapshot) -> str:
     """Say which rows a table is to hold: the stream, and the stretch of it."""
     parts = [snapshot.info.id]
-    if scan.start:
-        parts.append(f"from {scan.start}")
+    if scan.asked:
+        parts.append(f"from {scan.asked}")
     if scan.since is not None or scan.until is not None:
         parts.append(f"event time [{scan.since}, {scan.until})")
     return " ".join(parts)
@@ -223,14 +245,15 @@ def _prepare(
         "stream_name VARCHAR, next_offset BIGINT, rows BIGINT)"
     )
     positions = connection.execute(
-        f"SELECT stream, next_offset, rows FROM {POSITIONS} WHERE table_name = ?", [table]
+        f"SELECT stream, next_offset, rows FROM {POSITIONS} WHERE table_name = ?",
+        [table.casefold()],
     ).fetchall()
     known = positions[0] if positions else None
     exists = _number(
         connection,
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = ? AND "
-        "database_name = current_database() AND schema_name = current_schema()",
-        [table],
+        "SELECT count(*) FROM information_schema.tables WHERE lower(table_name) = ? AND "
+        "table_catalog = current_database() AND table_schema = current_schema()",
+        [table.casefold()],
     )
     if known is None:
         if exists:
@@ -289,7 +312,7 @@ def _insert(
             connection.execute(
                 f"INSERT INTO {POSITIONS} VALUES (?, ?, ?, ?, ?) ON CONFLICT (table_name) DO UPDATE SET "
                 f"next_offset = excluded.next_offset, rows = {POSITIONS}.rows + excluded.rows",
-                [table, identity, part.info.name, stop, added],
+                [table.casefold(), identity, part.info.name, stop, added],
             )
             connection.execute("COMMIT")
         except BaseException:

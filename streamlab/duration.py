@@ -13,6 +13,7 @@ import datetime as dt
 import re
 from typing import Any
 
+from streamlab.clock import FOREVER
 from streamlab.errors import InvalidDuration, InvalidTime
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Instant",
     "format_duration",
     "format_instant",
+    "parse_delay",
     "parse_duration",
     "parse_instant",
 ]
@@ -74,6 +76,15 @@ def parse_duration(value: Any, *, what: str = "duration") -> int:
     return micros
 
 
+def parse_delay(value: Any) -> int:
+    """Return a delay in microseconds; ``"inf"`` waits for ever.
+
+    Raises:
+        InvalidDuration: it is none.
+    """
+    return FOREVER if value == "inf" else parse_duration(value, what="delay")
+
+
 def _parse_text(text: str, what: str) -> int:
     stripped = text.strip()
     iso = _ISO.fullmatch(stripped)
@@ -112,6 +123,8 @@ def format_duration(micros: int) -> str:
     """
     if micros == 0:
         return "0s"
+    if micros == FOREVER:
+        return "inf"
     parts = []
     for unit in ("d", "h", "m", "s", "ms", "us"):
         count, micros = divmod(micros, UNITS_US[unit])
@@ -129,6 +142,8 @@ def parse_instant(value: Any, *, what: str = "time") -> int:
     Raises:
         InvalidTime: it is not an instant.
     """
+    if type(value).__name__ == "NaTType":
+        raise InvalidTime(f"{what} is NaT, which is no instant")
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value.strip())

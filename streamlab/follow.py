@@ -18,7 +18,7 @@ import pyarrow as pa
 from streamlab.duration import parse_instant
 from streamlab.errors import InvalidTime, OffsetOutOfRange
 from streamlab.log.log import LONGEST_PAUSE
-from streamlab.scan import Scan
+from streamlab.scan import Scan, offset_of
 
 __all__ = ["Follower"]
 
@@ -37,6 +37,7 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         self._timeout = timeout
         self._left = rows
         self._ready: Iterator[pa.RecordBatch] = iter(())
+        self._ready_until = 0  # the offset that what is ready reaches to
         snapshot = scan.fix(pin=False)
         self.position = self._first(start, snapshot.start, snapshot.stop)
 
@@ -44,13 +45,13 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         return f"<Follower of {self._scan.info().name!r} at offset {self.position}>"
 
     def _first(self, start: Any, earliest: int, end: int) -> int:
-        if isinstance(start, bool):
-            raise InvalidTime(f"start {start!r} is not a place")
         if start == "earliest":
             return earliest
         if start == "end":
             return end
-        if isinstance(start, int):
+        offset = offset_of(start)
+        if offset is not None:
+            start = offset
             if not earliest <= start <= end:
                 raise OffsetOutOfRange(
                     f"offset {start} is not in stream {self._scan.info().name!r}, which holds "
@@ -117,26 +118,31 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         """Return the next rows that are there, None if there are none now."""
         if self._left == 0:
             return None
-        batch = next(self._ready, None)
-        if batch is None:
-            rest = replace(self._scan, start=max(self._scan.start, self.position))
-            snapshot = rest.fix(pin=False)
-            if snapshot.start > self.position:
-                raise OffsetOutOfRange(
-                    f"offset {self.position} of stream {snapshot.info.name!r} was removed before it "
-                    f"was read; it begins at {snapshot.start} now",
-                    asked=self.position, available=range(snapshot.start, snapshot.stop),
-                )  # fmt: skip
-            if snapshot.stop <= self.position:
-                return None
-            self._ready = iter(snapshot.batches())
-            batch = next(self._ready, None)
-            if batch is None:  # rows there were, and no event time of theirs is in the view
-                self.position = snapshot.stop
-                return None
-        if self._left is not None:
-            batch = batch.slice(0, self._left)
-            self._left -= batch.num_rows
-        if batch.num_rows:
-            self.position = batch.column("_offset")[-1].as_py() + 1
-        return batch if batch.num_rows else self._read()
+        batch = self._next_piece()
+        if batch is None or self._left is None:
+            return batch
+        batch = batch.slice(0, self._left)
+        self._left -= batch.num_rows
+        self.position = batch.column("_offset")[-1].as_py() + 1
+        return batch
+
+    def _next_piece(self) -> pa.RecordBatch | None:
+        """Return the next batch that has rows, and note where it ends."""
+        for batch in self._ready:
+            if batch.num_rows:
+                self.position = batch.column("_offset")[-1].as_py() + 1
+                return batch
+        if self._ready_until > self.position:  # the last rows looked at were not of the view
+            self.position = self._ready_until
+        snapshot = replace(self._scan, start=max(self._scan.start, self.position)).fix(pin=False)
+        if snapshot.start > self.position:
+            raise OffsetOutOfRange(
+                f"offset {self.position} of stream {snapshot.info.name!r} was removed before it "
+                f"was read; it begins at {snapshot.start} now",
+                asked=self.position,
+                available=range(snapshot.start, snapshot.stop),
+            )
+        if snapshot.stop <= self.position:
+            return None
+        self._ready, self._ready_until = iter(snapshot.batches()), snapshot.stop
+        return self._next_piece()

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamlab.catalog import StreamInfo
-from streamlab.clock import NEVER
+from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant, parse_duration
 from streamlab.errors import FutureEvent, SchemaMismatch
 from streamlab.log import Log, Rows
@@ -178,6 +178,12 @@ def _check_times(log: Log, info: StreamInfo, column: pa.Array) -> tuple[int, int
     if not len(times):
         return NEVER, NEVER
     low, high = int(times.min()), int(times.max())
+    if high == FOREVER:  # it would end the stream, as advance("end") does
+        raise FutureEvent(
+            f'column "{info.time}" has the last instant there is',
+            row=int(times.argmax()),
+            value=high,
+        )
     ahead = info.settings["max_ahead"]
     if ahead is not None:
         limit = log.clock.now() + _duration(ahead)

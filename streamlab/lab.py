@@ -1,7 +1,8 @@
 """A lab: a directory of streams, and the front door to everything.
 
 Handles of one process on the same folder share the log of each stream, so that a cell that is run
-again does not meet its own lock. Closing the last one lets go of every lock.
+again does not meet its own lock; what they share keeps the strictest promise of any of them. Closing
+the last one lets go of every lock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from streamlab.catalog import Catalog, StreamInfo, require_columns, stored_schema
 from streamlab.clock import Clock, WallClock
-from streamlab.duration import Duration, Instant, format_instant, parse_duration, parse_instant
+from streamlab.duration import Duration, Instant, format_instant, parse_delay, parse_instant
 from streamlab.errors import (
     HistoryChanged,
     InvalidTime,
@@ -217,12 +218,17 @@ class Lab(Mapping[str, Stream]):
     ) -> StreamInfo:  # fmt: skip
         """Check what a stream is to be."""
         schema = normalise(schema)
-        keys = () if key is None else (key,) if isinstance(key, str) else tuple(key)
+        several = isinstance(key, tuple | list)
+        keys = () if key is None else tuple(key) if several else (key,)
+        if len(set(keys)) < len(keys) or not all(isinstance(name, str) for name in keys):
+            raise SchemaMismatch(f"key is a column or several different ones; got {key!r}")
+        if not isinstance(settings, Settings):
+            raise TypeError(f"settings is an sl.Settings(...); got {settings!r}")
         require_columns(schema, keys, "key")
         if time is not None:
             require_columns(schema, [time], "time")
             check_time_column(schema, time)
-        if not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS:
+        if isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS:
             raise ValueError(f"partitions is between 1 and {MOST_PARTITIONS}; got {partitions!r}")
         if cleanup not in ("delete", "compact"):
             raise ValueError(f'cleanup is "delete" or "compact"; got {cleanup!r}')
@@ -233,7 +239,7 @@ class Lab(Mapping[str, Stream]):
         stored = stored_schema(schema, partitions=partitions, deletions=False)
         return StreamInfo(
             uuid.uuid4().hex, name, (stored,), tuple(f.name for f in schema if not f.nullable), time,
-            keys, partitions, parse_duration(delay, what="delay"), parse_retention(retention), cleanup,
+            keys, partitions, parse_delay(delay), parse_retention(retention), cleanup,
             settings.stored(), self._clock.now() / 1e6,
         )  # fmt: skip
 
@@ -286,6 +292,8 @@ class Lab(Mapping[str, Stream]):
         """
         self._check_open()
         if isinstance(when, Mapping):
+            if not isinstance(when.get("streams"), Mapping):
+                raise InvalidTime("as_of takes an instant, or what lab.freeze() gave")
             views = {name: self._reopened(name, what) for name, what in when["streams"].items()}
             what = "it is a frozen view"
         else:
@@ -326,6 +334,8 @@ class Lab(Mapping[str, Stream]):
 
     def _reopened(self, name: str, frozen: Mapping[str, Any]) -> Stream:
         info = self._catalog.info(name)
+        if not isinstance(frozen, Mapping) or not {"id", "start", "end", "append_time"} <= set(frozen):
+            raise InvalidTime(f'stream "{name}" is not frozen as lab.freeze() does it')
         start, end = int(frozen["start"]), int(frozen["end"])
         if info.id != frozen["id"]:
             raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
@@ -415,7 +425,7 @@ def _schema_and_data(given: Any) -> tuple[pa.Schema, Any]:
 
 def _check_same(have: StreamInfo, want: StreamInfo) -> None:
     """Refuse to take a stream for another one that happens to have its name."""
-    for what in ("time", "key", "partitions", "cleanup"):
+    for what in ("time", "key", "partitions", "cleanup", "delay", "retention", "settings"):
         if getattr(have, what) != getattr(want, what):
             raise StreamExists(
                 f'there is a stream "{have.name}" with {what}={getattr(have, what)!r}, '
@@ -460,17 +470,24 @@ def _shared_log(lab: Lab, info: StreamInfo) -> Log:
             if not users:  # its labs were forgotten without a close
                 del _SHARED[known]
                 log.close()
+        settings = info.settings
+        sync = parse_sync(settings["sync"]) if settings.get("sync") else lab._sync  # noqa: SLF001
         if key not in _SHARED:
-            _SHARED[key] = (_open_log(lab, info), weakref.WeakSet())
+            _SHARED[key] = (_open_log(lab, info, sync), weakref.WeakSet())
         log, users = _SHARED[key]
         users.add(lab)
+        log.promise(sync, verify=lab._verify, pins=_pins(lab))  # noqa: SLF001
         return log
 
 
-def _open_log(lab: Lab, info: StreamInfo) -> Log:
+def _pins(lab: Lab) -> bool:
+    """Whether views of this handle may write down what they show."""
+    return lab._read_only is None or lab._views is not None  # noqa: SLF001
+
+
+def _open_log(lab: Lab, info: StreamInfo, sync: str | int) -> Log:
     settings = info.settings
     catalog, name = lab._catalog, info.name  # noqa: SLF001
-    sync = parse_sync(settings["sync"]) if settings.get("sync") else lab._sync  # noqa: SLF001
     policy = Policy(
         sync=sync,
         segment_bytes=parse_size(settings["segment_bytes"]),
@@ -481,7 +498,7 @@ def _open_log(lab: Lab, info: StreamInfo) -> Log:
         catalog.folder / name, info.id, policy, lab._clock,  # noqa: SLF001
         lambda schema_id: catalog.info(name).stored(schema_id),
         retention=(info.retention.age, info.retention.size),
-        verify=lab._verify, pins=lab._read_only is None or lab._views is not None,  # noqa: SLF001
+        verify=lab._verify, pins=_pins(lab),  # noqa: SLF001
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,9 @@ from streamlab.schema import SYSTEM_FIELDS
 
 __all__ = ["lazy_frame"]
 
+_ZONED = re.compile(r"to_py_datetime\([^)]*,\s*'(?:s|ms|us|ns)',\s*'(?!UTC')")
+"""Instants in another zone than UTC, which Polars 2.1 translates wrongly for pyarrow."""
+
 KEPT_PINS = 8
 """How many collects of one LazyFrame may run at a time and still be sure of their files."""
 
@@ -41,13 +45,14 @@ class _Resolver(LazyFrameResolver):
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
+        self.declared = polars_schema(scan.fix(pin=False).schema)  # a LazyFrame's schema is fixed
         self.pins: collections.deque[Any] = collections.deque(maxlen=KEPT_PINS)
 
     def __repr__(self) -> str:
         return f"stream {self.scan.info().name}"
 
     def schema(self) -> Any:
-        return polars_schema(self.scan.fix().schema)
+        return self.declared
 
     def resolve_lazyframe(
         self,
@@ -62,11 +67,15 @@ class _Resolver(LazyFrameResolver):
         del filter_drop_columns_idx, existing_resolved_version_key
         snapshot = self.scan.fix()
         self.pins.append(snapshot.pin)
-        names = snapshot.schema.names
+        names = list(self.declared)
         if projection is not None:
             wanted = {*projection, *filter_columns}
             names = projection + [name for name in names if name in wanted - set(projection)]
         frame = frame_of(snapshot, names, _condition(filters))
+        now = polars_schema(snapshot.schema)
+        widened = [name for name in names if now[name] != self.declared[name]]
+        if widened:  # the stream's columns were, since this LazyFrame was made
+            frame = frame.with_columns(pl.col(name).cast(self.declared[name]) for name in widened)
         if limit is not None:
             frame = frame.head(limit)
         if projection is not None:
@@ -78,6 +87,8 @@ def _condition(filters: list[Any]) -> pc.Expression | None:
     """Return the part of the filters that pyarrow understands; Polars applies them all itself."""
     terms = []
     for one in filters:
+        if _ZONED.search(one.pyarrow_str or ""):
+            continue
         try:
             term = one.pyarrow_expr
         except Exception:  # noqa: BLE001, S112  whatever cannot be translated prunes nothing
@@ -142,11 +153,10 @@ def _parts(
     """Yield frames in the order of offsets: neighbouring sealed files at a time, then the rest."""
     segments = snapshot.segments(condition)
     active = snapshot.moment.manifest.active
-    stored = [name for name in names if name not in ("_offset", "_append_time", "_partition")]
-    computed_only = not stored and not snapshot.info.partitions > 1
     for run in _neighbours(segments):
         sealed = run[0].state == SEALED and run[0] is not active
-        if not sealed or computed_only or not _all_there(snapshot, run):
+        constant = not set(names) & {"_offset", *snapshot.info.stored(run[0].schema).names}
+        if not sealed or constant or not _all_there(snapshot, run):
             yield _from_batches(snapshot, run, names)
         else:
             yield _from_files(snapshot, run, names)
@@ -223,7 +233,8 @@ def _from_files(snapshot: Snapshot, run: list[Segment], names: list[str]) -> pl.
             columns.append(pl.lit(zero, dtype=schema[name]).alias(name))
         else:
             columns.append(pl.lit(None, dtype=schema[name]).alias(name))
-    return frame.select(columns)
+    # Not `select` alone: columns that are all constant would be one row.
+    return frame.with_columns(columns).select(names)
 
 
 def _append_time(snapshot: Snapshot, run: list[Segment]) -> pl.Expr:

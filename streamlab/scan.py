@@ -12,6 +12,7 @@ contradict the filter is not opened; older rows are read in the newest schema.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 
 from streamlab.catalog import StreamInfo
 from streamlab.clock import FOREVER, NEVER
@@ -29,7 +28,7 @@ from streamlab.log.manifest import Segment
 from streamlab.log.segment import Chunk
 from streamlab.schema import SYSTEM_FIELDS, adapt
 
-__all__ = ["Scan", "Snapshot", "StreamDataset"]
+__all__ = ["Scan", "Snapshot", "floor_scalar", "offset_of", "time_scalar"]
 
 PIECE_ROWS = 1 << 20
 """Batches are handed on in pieces of at most so many rows."""
@@ -50,16 +49,17 @@ class Scan:
     until: int | None = None
     fixed: Moment | None = None
     pin: Any = None  # keeps the rows of a fixed moment from being removed
+    asked: int = 0  # the offset that somebody asked it to begin at
 
     def fix(self, *, pin: bool = True) -> Snapshot:
         """Take the moment that is now, or the one this scan is fixed to; pinned if so asked."""
         reader = self.log.reader
-        while True:
+        while True:  # until no trim comes between the look and the pin
             moment = self.fixed or reader.moment()
             stop = moment.end if self.stop is None else min(self.stop, moment.end)
             start = min(max(self.start, moment.start), stop)
             held = self.pin or (reader.pin(start, stop) if pin else None)
-            if held is self.pin or reader.holds(start):  # no trim came before the pin
+            if self.fixed or held is None or start == stop or reader.holds(start):
                 break
         return Snapshot(self.log, self.info(), moment, start, stop, self.since, self.until, held)
 
@@ -127,11 +127,10 @@ class Snapshot:
             condition = own if condition is None else own & condition
         if condition is None or not found:
             return found
-        info, active = self.info, self.moment.manifest.active
-        fragments = [fragment_of(s, info.time, info.schemas[-1], s is active) for s in found]
-        dataset = ds.FileSystemDataset(fragments, self.schema, _IPC, _LOCAL)
-        kept = {fragment.path for fragment in dataset.get_fragments(filter=condition)}
-        return [segment for segment in found if segment.file in kept]
+        from streamlab.prune import prune  # pyarrow's datasets take a while to import
+
+        active = self.moment.manifest.active
+        return prune(found, condition, self.info, self.schema, active)
 
     def chunks(self, segments: Sequence[Segment]) -> Iterator[Chunk]:
         """Yield the rows of these segments that lie in the range, as they lie in the files."""
@@ -199,14 +198,18 @@ class Snapshot:
 
     def scanner(
         self, columns: Any = None, condition: pc.Expression | None = None, **options: Any
-    ) -> ds.Scanner:
+    ) -> Any:
         """Return a pyarrow scanner: filter and projection are Arrow's, pruning is ours."""
         own = self.event_filter
         if own is not None:
             condition = own if condition is None else own & condition
         names = self._needed(columns, condition)
         schema = pa.schema([self.schema.field(name) for name in names])
-        options = {k: v for k, v in options.items() if k in ("use_threads", "memory_pool", "batch_size")}
+        options = {
+            k: v for k, v in options.items() if k in ("use_threads", "memory_pool", "batch_size")
+        }
+        import pyarrow.dataset as ds
+
         return ds.Scanner.from_batches(
             self.raw(names, condition),
             schema=schema,
@@ -225,7 +228,7 @@ class Snapshot:
         wanted, text = set(columns), "" if condition is None else str(condition)
         unknown = wanted - set(self.schema.names)
         if unknown:
-            raise KeyError(f"no column {sorted(unknown)[0]!r} in stream {self.info.name!r}")
+            raise KeyError(f"no column {min(unknown)!r} in stream {self.info.name!r}")
         return [name for name in self.schema.names if name in wanted or name in text]
 
 
@@ -279,6 +282,13 @@ def append_times(chunk: Chunk) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.repeat(runs["append_time"], np.diff(bounds)).astype(np.int64)
 
 
+def offset_of(value: Any) -> int | None:
+    """Return what is an offset as one (NumPy's integers too), None for anything else."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    return operator.index(value)
+
+
 def time_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
     """Return the first value of a time type that is at or after an instant."""
     if pa.types.is_date32(kind):
@@ -288,39 +298,6 @@ def time_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
     return pa.scalar(max(min(value, FOREVER), NEVER + 1), pa.int64()).cast(kind)
 
 
-_IPC = ds.IpcFileFormat()
-_LOCAL = pafs.LocalFileSystem()
-
-
-@functools.lru_cache(maxsize=65_536)
-def _sealed_fragment(
-    segment: Segment, time: str | None, schema: pa.Schema, growing: bool
-) -> ds.Fragment:
-    guarantee = pc.field("_offset") >= segment.base
-    if not growing:
-        append = SYSTEM_FIELDS["_append_time"].type
-        guarantee &= pc.field("_offset") < segment.stop
-        guarantee &= pc.field("_append_time") >= pa.scalar(segment.append_min, append)
-        guarantee &= pc.field("_append_time") <= pa.scalar(segment.append_max, append)
-        if time is not None and NEVER < segment.event_min <= segment.event_max:
-            kind = schema.field(time).type
-            guarantee &= pc.field(time) >= floor_scalar(segment.event_min, kind)
-            guarantee &= pc.field(time) < time_scalar(segment.event_max + 1, kind)
-    if "_partition" not in schema.names:
-        guarantee &= pc.field("_partition") == pa.scalar(0, pa.int32())
-    elif segment.partitions is not None:
-        present = [number for number, rows in enumerate(segment.partitions) if rows]
-        guarantee &= pc.field("_partition").isin(pa.array(present, pa.int32()))
-    return _IPC.make_fragment(segment.file, _LOCAL, partition_expression=guarantee)
-
-
-def fragment_of(
-    segment: Segment, time: str | None, schema: pa.Schema, growing: bool
-) -> ds.Fragment:
-    """Return a stand-in for a segment, with what is known of its rows: Arrow prunes by it."""
-    return _sealed_fragment(segment, time, schema, growing)
-
-
 def floor_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
     """Return the last value of a time type that is at or before an instant."""
     if pa.types.is_date32(kind):
@@ -328,58 +305,3 @@ def floor_scalar(micros: int, kind: pa.DataType) -> pa.Scalar:
     per = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(kind.unit)
     value = micros * 1_000 if per is None else micros // per
     return pa.scalar(max(min(value, FOREVER), NEVER + 1), pa.int64()).cast(kind)
-
-
-class StreamDataset(ds.InMemoryDataset):  # type: ignore[misc]
-    """A stream as a pyarrow dataset, as of the moment it was made.
-
-    DuckDB, Polars and pandas read through `scanner`, which opens only the segments that the filter
-    leaves. What pyarrow would do in C++ alone (`join`, `sort_by`) works on the rows in memory.
-    """
-
-    def __init__(self, snapshot: Snapshot, condition: pc.Expression | None = None) -> None:
-        super().__init__(snapshot.schema.empty_table())
-        self._snapshot = snapshot
-        self._condition = condition
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._snapshot.schema
-
-    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> ds.Scanner:  # noqa: A002
-        """Return a scanner over the rows; see `pyarrow.dataset.Dataset.scanner`."""
-        if self._condition is not None:
-            filter = self._condition if filter is None else self._condition & filter  # noqa: A001
-        return self._snapshot.scanner(columns, filter, **options)
-
-    def count_rows(self, filter: Any = None, **options: Any) -> int:  # noqa: A002
-        """Return how many rows there are; without a filter nothing is read for it."""
-        if filter is None and self._condition is None:
-            return self._snapshot.count()
-        scanner = self.scanner(["_partition"], filter, **options)
-        return sum(batch.num_rows for batch in scanner.to_batches())
-
-    def filter(self, expression: pc.Expression) -> StreamDataset:
-        """Return the dataset with a filter applied to every scan."""
-        both = expression if self._condition is None else self._condition & expression
-        return StreamDataset(self._snapshot, both)
-
-    def _in_memory(self) -> ds.Dataset:
-        return ds.InMemoryDataset(self.to_table())
-
-    def join(self, *args: Any, **options: Any) -> Any:
-        return self._in_memory().join(*args, **options)
-
-    def join_asof(self, *args: Any, **options: Any) -> Any:
-        return self._in_memory().join_asof(*args, **options)
-
-    def sort_by(self, *args: Any, **options: Any) -> Any:
-        return self._in_memory().sort_by(*args, **options)
-
-    def get_fragments(self, filter: Any = None) -> Any:  # noqa: A002
-        return self._in_memory().get_fragments(filter)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a stream's dataset lives in its process; send the lab's path and open it there")
-
-

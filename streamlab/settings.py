@@ -94,6 +94,8 @@ def parse_size(value: int | str, *, what: str = "size") -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f'{what} {value!r} is not a size: write "10GB" or a number of bytes')
     if isinstance(value, int):
+        if value < 0:
+            raise ValueError(f"{what} {value!r} is negative")
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
     if not match or match[2].upper() not in SIZE_UNITS:

@@ -23,9 +23,9 @@ from streamlab.duration import (
     parse_duration,
     parse_instant,
 )
-from streamlab.errors import InvalidTime, OffsetOutOfRange, ReadOnly, SchemaMismatch
+from streamlab.errors import InvalidTime, OffsetOutOfRange, ReadOnly, SchemaMismatch, StreamNotFound
 from streamlab.follow import Follower
-from streamlab.scan import Scan, Snapshot, StreamDataset
+from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
 from streamlab.writer import Heartbeat, Writer
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+    from streamlab.dataset import StreamDataset
     from streamlab.verify import Report
 
 __all__ = ["Stats", "Stream"]
@@ -65,7 +66,13 @@ class Stream:
 
     @property
     def _info(self) -> StreamInfo:
-        return self._scan.info()
+        info = self._scan.info()
+        if info.id != self._scan.log.stream:
+            raise StreamNotFound(
+                f'stream "{info.name}" was dropped, and another one made under its name',
+                hint=f'lab["{info.name}"] is the new one',
+            )
+        return info
 
     @property
     def name(self) -> str:
@@ -141,10 +148,16 @@ class Stream:
         moment = snapshot.moment
         segments = moment.segments(snapshot.start, snapshot.stop)
         size = sum(s.bytes or _size_of(snapshot, s.file) for s in segments)
+        stream_time, append_time = moment.stream_time, moment.append_time
+        if snapshot.stop < moment.end:  # a view: its own times
+            reader, column = snapshot.log.reader, snapshot.info.time
+            last = max(snapshot.stop - 1, 0)
+            stream_time, append_time = reader.times_at(moment, last, column)
         return Stats(
             snapshot.count(), size, len(segments), snapshot.start, snapshot.stop,
-            min(moment.durable, snapshot.stop), _known(moment.stream_time),
-            _known(moment.append_time), self._info.partitions,
+            min(moment.durable, snapshot.stop),
+            None if stream_time in (NEVER, FOREVER) else stream_time,
+            append_time or None, snapshot.info.partitions,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -165,9 +178,10 @@ class Stream:
     # -- appending ---------------------------------------------------------------------------
 
     def _writable(self) -> None:
+        name = self.name  # a stream that was dropped says so
         if self._read_only:
             raise ReadOnly(
-                f'stream "{self.name}" takes no rows here: {self._read_only}',
+                f'stream "{name}" takes no rows here: {self._read_only}',
                 hint="append to the stream itself: lab[name]",
             )
 
@@ -332,6 +346,8 @@ class Stream:
 
         >>> duckdb.sql("FROM ds WHERE _offset > 100")  # doctest: +SKIP
         """
+        from streamlab.dataset import StreamDataset
+
         return StreamDataset(self._scan.fix())
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
@@ -421,13 +437,16 @@ class Stream:
         """
         scan = self._scan.freeze()
         stop = scan.stop or 0
-        if isinstance(when, int) and not isinstance(when, bool):
-            if not scan.start <= when <= stop:
+        offset = offset_of(when)
+        if offset is not None:
+            if not scan.start <= offset <= stop:
                 raise OffsetOutOfRange(
-                    f'there is no as-of {when} in stream "{self.name}", which holds [{scan.start}, {stop})',
-                    asked=when, available=range(scan.start, stop),
-                )  # fmt: skip
-            return self._view(replace(scan, stop=when), f"it is a view as of offset {when}")
+                    f'there is no as-of {offset} in stream "{self.name}", '
+                    f"which holds [{scan.start}, {stop})",
+                    asked=offset,
+                    available=range(scan.start, stop),
+                )
+            return self._view(replace(scan, stop=offset), f"it is a view as of offset {offset}")
         micros = parse_instant(when, what="as_of")
         self._await_appends(micros, timeout)
         scan = self._scan.freeze()
@@ -485,14 +504,17 @@ class Stream:
         """
         scan = self._scan.freeze()
         end = scan.stop or 0
-        stop = end if stop is None else stop
+        bounds = offset_of(start), end if stop is None else offset_of(stop)
+        if None in bounds:
+            raise TypeError(f"offsets are whole numbers; got {start!r} and {stop!r}")
+        start, stop = cast("tuple[int, int]", bounds)
         if not scan.start <= start <= stop <= end:
             raise OffsetOutOfRange(
                 f'stream "{self.name}" holds [{scan.start}, {end}), not all of [{start}, {stop})',
                 asked=range(start, stop), available=range(scan.start, end),
             )  # fmt: skip
         return self._view(
-            replace(scan, start=start, stop=stop), f"it is a view of offsets [{start}, {stop})"
+            replace(scan, start=start, stop=stop, asked=start), f"it is a view of offsets [{start}, {stop})"
         )
 
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
@@ -534,13 +556,15 @@ class Stream:
         log = self._scan.log
         if before is None:
             return log.retain()
-        if isinstance(before, int) and not isinstance(before, bool):
-            if not 0 <= before <= self.end_offset:
+        offset = offset_of(before)
+        if offset is not None:
+            if not 0 <= offset <= self.end_offset:
                 raise OffsetOutOfRange(
-                    f'cannot trim stream "{self.name}" to {before}: it ends at {self.end_offset}',
-                    asked=before, available=range(self.earliest_offset, self.end_offset),
-                )  # fmt: skip
-            return log.trim(before)
+                    f'cannot trim stream "{self.name}" to {offset}: it ends at {self.end_offset}',
+                    asked=offset,
+                    available=range(self.earliest_offset, self.end_offset),
+                )
+            return log.trim(offset)
         return log.trim(self.find(cast("Instant", before), clock))
 
     def seal(self) -> int:
@@ -557,10 +581,6 @@ class Stream:
         from streamlab.verify import verify_stream
 
         return verify_stream(self._catalog, self.name)
-
-
-def _known(micros: int) -> int | None:
-    return None if micros in (NEVER, 0) else micros
 
 
 def _size_of(snapshot: Snapshot, file: str) -> int:

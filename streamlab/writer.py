@@ -14,6 +14,7 @@ is forgotten or the process ends.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  pyarrow may import pandas as late as at exit
 import contextlib
 import datetime as dt
 import functools

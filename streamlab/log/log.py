@@ -36,6 +36,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 """How often a follower looks at the head of a log that another process writes, in seconds."""
 
 
+def _loss(sync: str | int) -> float:
+    """Return how much a policy may lose in a power cut, in microseconds."""
+    if isinstance(sync, int):
+        return float(sync)
+    return 0.0 if sync == "always" else float("inf")
+
+
 class Log:
     """One stream's folder, open."""
 
@@ -82,6 +89,14 @@ class Log:
         write_manifest(folder / "manifest", Manifest(stream, 0, number + 1, 0, (first,)))
         HeadFile.create(folder / "head", Head(2, 0, 0, NEVER, 0, boot_id(), number))
         disk.sync_dir(folder)
+
+    def promise(self, sync: str | int, *, verify: bool, pins: bool) -> None:
+        """Keep what one more handle asks for: the strictest promise of all is kept to all."""
+        self.reader.verify |= verify
+        self.reader.pins |= pins
+        if _loss(sync) < _loss(self.writer.policy.sync):
+            self.writer.promise(sync)
+            self.maintenance.durable = sync != "os"
 
     # -- news --------------------------------------------------------------------------------
 

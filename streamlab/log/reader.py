@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamlab.clock import stream_times
+from streamlab.clock import NEVER, stream_times
 from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
 from streamlab.log.format import Kind
 from streamlab.log.head import Head, HeadFile, boot_id
@@ -33,7 +33,7 @@ from streamlab.log.segment import Chunk, SegmentFile
 __all__ = ["LogReader", "Moment"]
 
 MAX_OPEN_FILES = 256
-MAX_MAPPED = 512 << 20
+MAX_MAPPED = 1 << 30
 """How much is kept open: mapping a file again costs nothing beside reading it."""
 
 _VERIFIED: set[tuple[int, int, int, int, int]] = set()
@@ -347,6 +347,22 @@ class LogReader:
                 return min(max(base, moment.start), moment.end)
             index += 1
         return moment.end
+
+    def times_at(self, moment: Moment, offset: int, column: str | None) -> tuple[int, int]:
+        """Return the stream time of the row at an offset, and its append time."""
+        from streamlab.schema import event_times
+
+        for chunk in self.chunks(moment, offset, offset + 1):
+            runs = chunk.file.runs
+            run = runs[int(np.searchsorted(runs["base"], offset, "right")) - 1]
+            if column is None:
+                return int(run["after"]), int(run["append_time"])
+            stream_time = int(run["before"])
+            for part in chunk.file.chunks(int(run["base"]), offset + 1):
+                times = event_times(part.batch.column(column), column)
+                stream_time = max(stream_time, int(times.max()))
+            return stream_time, int(run["append_time"])
+        return NEVER, 0
 
     @staticmethod
     def _within(

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,8 @@ class LogWriter:
                 self.durable = max(self.durable, file.mark.end)
             if file.closed:
                 self._roll(self.file.schema_id)
+        if found.manifest.start > found.mark.end:  # trimmed to where a power cut left no rows
+            self._update(lambda m: m._replace(start=min(m.start, found.mark.end)))
         self._remove_leftovers()
         self._publish()
 
@@ -451,6 +453,13 @@ class LogWriter:
 
     def _poison(self, error: BaseException) -> None:
         self.poison = error
+
+    def promise(self, sync: str | int) -> None:
+        """Sync more strictly from now on; what was left to the system is made durable first."""
+        with self.mutex:
+            if self.file is not None:
+                self.flush()
+            self.policy = replace(self.policy, sync=sync)
 
     def flush(self, timeout: float | None = 10.0) -> None:
         """Make all rows durable: the growing file, and sealed ones that were left to the system."""
