@@ -113,6 +113,8 @@ class Catalog:
             self._make_folder(self.path)
         except OSError as error:
             raise StreamlabError(f"{self.path} cannot be a lab: {error.strerror}") from error
+        if not self.path.is_dir():
+            raise StreamlabError(f"{self.path} cannot be a lab: it is a file")
         marker = self.path / "lab.json"
         if not marker.exists():
             ours = re.compile(r"streams|jobs|\.lab\.json\.\d+\.tmp")  # the last one by a crash
@@ -184,7 +186,7 @@ class Catalog:
 
     def _not_found(self, name: str) -> StreamNotFound:
         names = self.names()
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4) or names[:5]
         hint = (
             f"did you mean {', '.join(map(repr, near))}?" if near else "the lab has no stream yet"
         )

@@ -117,6 +117,7 @@ def opened(path: str, *, write: bool = False, verify: Any = "first-touch") -> sl
 
 
 def no_lab(folder: Path) -> sl.StreamlabError:
+    """Return the error that there is no lab here, with the nearest way to one."""
     inside = sorted(p.parent for p in folder.glob("*/lab.json")) if folder.is_dir() else []
     hint = f'make one: streamlab new {folder} STREAM --schema "ts timestamp, price double"'
     if inside:

@@ -38,6 +38,7 @@ GROUPS = {
 
 
 def overview() -> str:
+    """Return the page of `streamlab --help`: the verbs, in groups."""
     lines = ["A laboratory for event streams: record, look back, query, replay.", ""]
     for group, verbs in GROUPS.items():
         lines.append(f"{group}:")

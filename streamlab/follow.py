@@ -51,14 +51,13 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
             return end
         offset = offset_of(start)
         if offset is not None:
-            start = offset
-            if not earliest <= start <= end:
+            if not earliest <= offset <= end:
                 raise OffsetOutOfRange(
                     f"offset {start} is not in stream {self._scan.info().name!r}, which holds "
                     f"[{earliest}, {end})",
-                    asked=start, available=range(earliest, end),
+                    asked=offset, available=range(earliest, end),
                 )  # fmt: skip
-            return start
+            return offset
         reader, moment = self._scan.log.reader, self._scan.log.reader.moment()
         micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
         column = self._scan.info().time

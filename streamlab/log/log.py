@@ -96,7 +96,6 @@ class Log:
         self.reader.pins |= pins
         if _loss(sync) < _loss(self.writer.policy.sync):
             self.writer.promise(sync)
-            self.maintenance.durable = sync != "os"
 
     # -- news --------------------------------------------------------------------------------
 
