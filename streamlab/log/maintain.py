@@ -107,7 +107,7 @@ class Maintenance:
         try:
             disk.write(fd, [footer], file.mark.position)
             disk.truncate(fd, file.mark.position + len(footer))
-            disk.sync(fd)
+            pass
         finally:
             os.close(fd)
         disk.link(file.path, target)
