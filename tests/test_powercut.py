@@ -12,11 +12,12 @@ import logging
 import os
 import threading
 
+import polars as pl
 import pytest
 from faults import BEGINNING, CHANGES, SCALE, after, micros, play, rows_of, seeded, workload
 
 import streamlab as sl
-from streamlab.log import disk, head, reader, recovery, segment, writer
+from streamlab.log import disk, head, maintain, reader, recovery, segment, writer
 from streamlab.log import format as formats
 
 SECTOR = 512
@@ -138,7 +139,12 @@ class Disk:
         return os.path.relpath(path, self.path)
 
     def _of(self, fd):
-        return self._relative(os.readlink(f"/proc/self/fd/{fd}"))
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        sealed = path.replace(".log (deleted)", ".arrow")
+        if sealed != path and os.path.exists(sealed):
+            same = os.stat(sealed).st_ino == os.fstat(fd).st_ino
+            path = sealed if same else path  # it was sealed meanwhile, in place
+        return self._relative(path)
 
     def _create(self, path):
         return "create", self._relative(path)
@@ -357,6 +363,7 @@ def test_a_power_cut_keeps_what_the_policy_promised(tmp_path, monkeypatch, polic
     total, broken = 0, []
     for seed in range(4):
         rng = seeded("cut", policy, seed)
+        monkeypatch.setattr(maintain, "IN_PLACE_ROWS", 1 if seed % 2 else 4096)
         ops = workload(rng, 40, [policy], names=["a"], drops=seed == 3)
         count, wrong = cuts(
             tmp_path / str(seed), ops, monkeypatch, rng, 130 * SCALE, again=seed % 2 == 1
@@ -418,3 +425,31 @@ def test_control_a_faulty_product_is_found_out(tmp_path, monkeypatch, fault):
     total, wrong = cuts(tmp_path / "lab", ops, monkeypatch, rng, 100)
     print(f"control {fault.__name__}: {len(wrong)} of {total} states broken")
     assert wrong
+
+
+def test_a_footer_that_a_power_cut_took_is_written_again(tmp_path, monkeypatch):
+    """A file sealed without a sync under "os" keeps its rows when only its footer is lost."""
+    path = tmp_path / "lab"
+    rows = {"v": list(range(10_000))}
+    with sl.open(path, sync="os") as lab:
+        stream = lab.create("s", rows)
+        stream.seal()
+        stream.append(rows)
+    (sealed,) = (path / "streams" / "s").glob("*.arrow")
+    first = reader.read_manifest(path / "streams" / "s" / "manifest").segments[0]
+    assert not first.synced
+    frames = segment.SegmentFile(sealed, first.id)
+    assert list(frames.walk())
+    content = sealed.read_bytes()
+    sealed.write_bytes(content[: frames.mark.position] + bytes(len(content) - frames.mark.position))
+    with monkeypatch.context() as patch:
+        for module in (head, recovery, reader, writer):
+            patch.setattr(module, "boot_id", lambda: 4711)
+        with sl.open(path, read_only=True) as lab:
+            assert lab["s"].to_arrow()["v"].to_pylist() == rows["v"] * 2
+        with sl.open(path, sync="os") as lab:
+            assert lab["s"].append({"v": [1]}) == range(20_000, 20_001)
+            lab["s"].seal()
+            assert lab["s"].to_polars()["v"].to_list() == [*rows["v"], *rows["v"], 1]
+            assert lab.verify().ok
+    assert pl.read_ipc(sealed)["v"].to_list() == rows["v"]

@@ -64,7 +64,9 @@ class Log:
         self.retention = retention
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
-        self.maintenance = Maintenance(folder, compression=policy.compression)
+        self.maintenance = Maintenance(
+            folder, compression=policy.compression, durable=policy.sync != "os"
+        )
         self._new_locks()
         _LOGS.add(self)
 
@@ -96,6 +98,7 @@ class Log:
         self.reader.pins |= pins
         if _loss(sync) < _loss(self.writer.policy.sync):
             self.writer.promise(sync)
+            self.maintenance.durable = True
 
     # -- news --------------------------------------------------------------------------------
 

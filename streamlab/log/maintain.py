@@ -3,9 +3,9 @@
 Each step follows the same order: write new files, sync them, sync the folder, replace the manifest,
 unlink. A crash anywhere leaves the state before or the state after, and files that nothing lists.
 
-Invariants: only closed and sealed segments are touched, never the growing one; what is listed as
-sealed is durable, whatever the policy, since its checksum is of the whole file; a segment in the
-range of a live pin stays on disk, listed as retired; nothing that the manifest does not list is
+Invariants: only closed and sealed segments are touched, never the growing one; what is sealed is
+durable, unless the policy leaves that to the system, and then it is listed as not synced; a segment in
+the range of a live pin stays on disk, listed as retired; nothing that the manifest does not list is
 removed here.
 """
 
@@ -45,9 +45,10 @@ IN_PLACE_ROWS = 4_096
 class Maintenance:
     """Seals and removes the segments of one stream, one process at a time."""
 
-    def __init__(self, folder: Path, *, compression: str | None) -> None:
+    def __init__(self, folder: Path, *, compression: str | None, durable: bool) -> None:
         self.folder = folder
         self.compression = compression
+        self.durable = durable
         name = folder.name
         self.lock = FileLock(folder / "locks" / "maintenance", f'the maintenance of "{name}"')
         self.manifest_lock = FileLock(folder / "locks" / "manifest", f'the manifest of "{name}"')
@@ -79,13 +80,19 @@ class Maintenance:
         frames = len(file.blocks())
         in_place = segment.rows >= frames * IN_PLACE_ROWS
         target = self.folder / file_name(segment.base, segment.number, sealed=True)
-        with contextlib.suppress(FileNotFoundError):
-            disk.unlink(target)  # of a seal that a crash cut short
-        sealed = self._in_place(file, target) if in_place else self._coalesce(file, target)
+        again = target.name == segment.file  # a power cut took the footer of one not synced
+        if not again:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(target)  # of a seal that a crash cut short
+        synced = self.durable or segment.synced or not in_place
+        if in_place:
+            sealed = self._in_place(file, target, sync=synced)
+        else:
+            sealed = self._coalesce(file, target)
         data = disk.map_file(target)
         entry = segment._replace(
             file=target.name, id=sealed, state=SEALED, bytes=len(data), checksum=checksum(data),
-            synced=True,
+            synced=synced,
         )  # fmt: skip
         disk.sync_dir(self.folder)
 
@@ -95,22 +102,23 @@ class Maintenance:
             return manifest._replace(segments=segments, retired=retired)
 
         update_manifest(self.folder, self.manifest_lock, change)
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # a writer that opened just now cleared it away
-            disk.unlink(self.folder / segment.file)
+        if not again:
+            with contextlib.suppress(FileNotFoundError):  # a writer that opened just now did it
+                disk.unlink(self.folder / segment.file)
 
-    def _in_place(self, file: SegmentFile, target: Path) -> int:
+    def _in_place(self, file: SegmentFile, target: Path, *, sync: bool) -> int:
         """Add the footer, and give the file the name of a sealed one."""
         footer = seal_footer(file.schema, file.segment, file.blocks())
         fd = disk.open_append(file.path)
         try:
             disk.write(fd, [footer], file.mark.position)
             disk.truncate(fd, file.mark.position + len(footer))
-            pass
+            if sync:
+                disk.sync(fd)
         finally:
             os.close(fd)
-        disk.link(file.path, target)
+        if file.path != target:
+            disk.link(file.path, target)
         return file.segment
 
     def _coalesce(self, file: SegmentFile, target: Path) -> int:

@@ -68,11 +68,17 @@ def survey(folder: Path, stream: str) -> Survey:
     if head is not None and head.file > manifest.active.number & 0xFFFFFFFF:
         reason = f"it is an older one: file {head.file} of the stream was being written after it"
         raise CorruptSegment(folder / "manifest", 0, reason)
+    checked = list(segments)
     for index, segment in enumerate(segments[:-1]):
-        if not (segment.synced or same_boot) and not _whole(folder, segment):
-            kept = manifest._replace(segments=segments[: index + 1])
+        if segment.synced or same_boot:
+            continue
+        if not _whole(folder, segment):
+            cut = segment._replace(state=CLOSED)  # read frame by frame, as far as they are sound
+            kept = manifest._replace(segments=(*checked[:index], cut))
             return _tail(folder, kept, head, durable)._replace(lost=segments[index + 1 :])
-    return _tail(folder, manifest, head, durable)
+        if segment.state == SEALED and not _fits(folder, segment):
+            checked[index] = segment._replace(state=CLOSED)  # its footer is lost, not its frames
+    return _tail(folder, manifest._replace(segments=tuple(checked)), head, durable)
 
 
 def _whole(folder: Path, segment: Segment) -> bool:
@@ -86,11 +92,16 @@ def _whole(folder: Path, segment: Segment) -> bool:
     return file.closed and file.mark.end == segment.stop
 
 
+def _fits(folder: Path, segment: Segment) -> bool:
+    data = disk.map_file(folder / segment.file)
+    return len(data) == segment.bytes and checksum(data) == segment.checksum
+
+
 def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> Survey:
     """Walk the last segment to where its sound frames end, and judge what comes after."""
     last = manifest.active
     path = folder / last.file
-    if last.state == SEALED:  # a manifest that was put together again
+    if last.state == SEALED and last.synced:  # a manifest that was put together again
         mark = Mark(0, last.stop, last.after, last.append_max)
         if mark.end < durable or (head is not None and head.end > mark.end):
             raise CorruptSegment(path, last.bytes, f"the file with offset {mark.end} is missing")

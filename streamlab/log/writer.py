@@ -203,13 +203,14 @@ class LogWriter:
         """Do what recovery found, then publish the end it found."""
         self.durable = found.durable
         self._keep_rebuilt(found.manifest)
+        self._reopen(found.manifest)
         last = found.manifest.active
         path = self.folder / last.file
         if found.lost:
             path = self._cut_copy(found)
         elif found.torn:
             self._cut_tail(path, found)
-        if last.state == SEALED:
+        if last.state == SEALED and not found.lost:
             self._start_after(found.manifest)
         else:
             file = SegmentFile(path, last.id)
@@ -227,6 +228,18 @@ class LogWriter:
             self._update(lambda m: m._replace(start=min(m.start, found.mark.end)))
         self._remove_leftovers()
         self._publish()
+
+    def _reopen(self, manifest: Manifest) -> None:
+        """List as closed what was sealed and lost its footer in a power cut; it is sealed again."""
+        closed = {
+            segment.id: segment for segment in manifest.segments[:-1] if segment.state == CLOSED
+        }
+        known = self._manifest().segments
+        if any(s.state == SEALED and s.id in closed for s in known):
+            self._update(
+                lambda m: m._replace(segments=tuple(closed.get(s.id, s) for s in m.segments))
+            )
+            self.on_roll()
 
     def _keep_rebuilt(self, manifest: Manifest) -> None:
         """Write a manifest that had to be put together again."""
@@ -473,13 +486,17 @@ class LogWriter:
         done = set()
         for segment in self._manifest().segments[:-1]:
             if not segment.synced:
-                with contextlib.suppress(FileNotFoundError):  # it is being sealed: that syncs it
-                    fd = disk.open_append(self.folder / segment.file)
-                    try:
-                        self._sync(fd)
-                    finally:
-                        os.close(fd)
-                    done.add(segment.id)
+                path = self.folder / segment.file
+                try:
+                    fd = disk.open_append(path)
+                except FileNotFoundError:  # it was sealed just now
+                    path = path.with_suffix(".arrow")
+                    fd = disk.open_append(path)
+                try:
+                    self._sync(fd)
+                finally:
+                    os.close(fd)
+                done.add(path.name)
         if file.synced < file.mark.position:
             position = file.mark.position
             self._sync(file.fd)
@@ -488,7 +505,7 @@ class LogWriter:
             self._update(
                 lambda m: m._replace(
                     segments=tuple(
-                        s._replace(synced=True) if s.id in done else s for s in m.segments
+                        s._replace(synced=True) if s.file in done else s for s in m.segments
                     )
                 )
             )
