@@ -41,6 +41,9 @@ from streamlab.settings import Retention
 
 __all__ = ["Catalog", "StreamInfo"]
 
+LEFTOVER_SECONDS = 600.0
+"""A stream is made or dropped in much less; what is older was left by a crash."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{n}{i}" for n in ("com", "lpt") for i in range(10)}
 
@@ -129,6 +132,15 @@ class Catalog:
             content = {"format": 1, "id": uuid.uuid4().hex, "created": time.time()}
             disk.replace_file(marker, dump_json(content))
         self.check()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a crash left of streams that were being made or dropped."""
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS
+                if re.fullmatch(r"\.(new|gone)-[0-9a-f]{32}", entry.name) and old:
+                    remove_folder(Path(entry.path))
 
     def _make_folder(self, path: Path) -> None:
         """Make a folder and those above it, durable in name."""

@@ -209,6 +209,7 @@ def first_time(stream: sl.Stream) -> int | None:
 
 
 def shown_listing(row: dict[str, Any]) -> list[str]:
+    """Return the cells of a stream's line in `streamlab ls`."""
     if "error" in row:
         return [row["stream"], "damaged", *[""] * 5]
     return [

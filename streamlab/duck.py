@@ -174,7 +174,9 @@ def _connected(target: Any) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.close()
     elif hasattr(target, "execute") and hasattr(target, "register"):
         # A connection of its own to the same database: the user's transaction is not ours to end.
-        catalog, schema = target.execute("SELECT current_database(), current_schema()").fetchall()[0]
+        catalog, schema = target.execute("SELECT current_database(), current_schema()").fetchall()[
+            0
+        ]
         connection = target.cursor()
         try:
             connection.execute(f"USE {quoted(catalog)}.{quoted(schema)}")

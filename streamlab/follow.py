@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from streamlab.duration import parse_instant
-from streamlab.errors import InvalidTime, OffsetOutOfRange
+from streamlab.errors import OffsetOutOfRange
 from streamlab.log.log import LONGEST_PAUSE
 from streamlab.scan import Scan, offset_of
 
@@ -131,8 +131,8 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
             if batch.num_rows:
                 self.position = batch.column("_offset")[-1].as_py() + 1
                 return batch
-        if self._ready_until > self.position:  # the last rows looked at were not of the view
-            self.position = self._ready_until
+        # The last rows that were looked at may not have been of the view.
+        self.position = max(self.position, self._ready_until)
         snapshot = replace(self._scan, start=max(self._scan.start, self.position)).fix(pin=False)
         if snapshot.start > self.position:
             raise OffsetOutOfRange(

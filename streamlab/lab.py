@@ -228,7 +228,11 @@ class Lab(Mapping[str, Stream]):
         if time is not None:
             require_columns(schema, [time], "time")
             check_time_column(schema, time)
-        if isinstance(partitions, bool) or not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS:
+        if (
+            isinstance(partitions, bool)
+            or not isinstance(partitions, int)
+            or not 1 <= partitions <= MOST_PARTITIONS
+        ):
             raise ValueError(f"partitions is between 1 and {MOST_PARTITIONS}; got {partitions!r}")
         if cleanup not in ("delete", "compact"):
             raise ValueError(f'cleanup is "delete" or "compact"; got {cleanup!r}')
@@ -334,7 +338,9 @@ class Lab(Mapping[str, Stream]):
 
     def _reopened(self, name: str, frozen: Mapping[str, Any]) -> Stream:
         info = self._catalog.info(name)
-        if not isinstance(frozen, Mapping) or not {"id", "start", "end", "append_time"} <= set(frozen):
+        if not isinstance(frozen, Mapping) or not {"id", "start", "end", "append_time"} <= set(
+            frozen
+        ):
             raise InvalidTime(f'stream "{name}" is not frozen as lab.freeze() does it')
         start, end = int(frozen["start"]), int(frozen["end"])
         if info.id != frozen["id"]:

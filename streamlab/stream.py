@@ -236,7 +236,9 @@ class Stream:
             lambda: self.schema,
             linger=lingers,
             rows=rows,
-            heartbeat=None if beats is None else Heartbeat(beats, log.reader.head.serial, self._beat),
+            heartbeat=None
+            if beats is None
+            else Heartbeat(beats, log.reader.head.serial, self._beat),
             reject=self._reject if on_error == "reject" else None,
             on_close=log.writer.let_go,
         )
@@ -514,7 +516,8 @@ class Stream:
                 asked=range(start, stop), available=range(scan.start, end),
             )  # fmt: skip
         return self._view(
-            replace(scan, start=start, stop=stop, asked=start), f"it is a view of offsets [{start}, {stop})"
+            replace(scan, start=start, stop=stop, asked=start),
+            f"it is a view of offsets [{start}, {stop})",
         )
 
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:

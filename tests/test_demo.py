@@ -143,7 +143,11 @@ def test_the_demo_ends_with_three_commands_that_run(shown):
     """The last lines are three commands on the lab that was made, and each of them runs."""
     folder, text = shown
     commands = [line.strip() for line in text.rstrip().splitlines()[-3:]]
-    assert [re.search(r"streamlab (\w+)", command)[1] for command in commands] == ["ls", "sql", "tail"]
+    assert [re.search(r"streamlab (\w+)", command)[1] for command in commands] == [
+        "ls",
+        "sql",
+        "tail",
+    ]
     for command in commands:
         assert str(folder / "lab") in command
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -2,6 +2,10 @@
 
 import datetime as dt
 import os
+import shutil
+import subprocess
+import sys
+import textwrap
 import zoneinfo
 
 import duckdb
@@ -148,7 +152,9 @@ def test_a_copy_leaves_the_users_transaction_alone(lab):
         assert stream.to_duckdb(connection) == 1
         connection.execute("ROLLBACK")
         assert connection.execute("SELECT count(*) FROM s").fetchall() == [(1,)]
-        assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'keep'").fetchall() == [(0,)]
+        assert connection.execute(
+            "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'keep'"
+        ).fetchall() == [(0,)]
 
 
 def test_a_copy_of_a_view_goes_on_after_a_trim(lab):
@@ -226,3 +232,54 @@ def test_the_last_instant_there_is_does_not_end_a_stream(lab):
     with pytest.raises(sl.FutureEvent):
         stream.append(last)
     assert len(stream.append({"ts": [NEW_YEAR], "i": [1]})) == 1
+
+
+INTERRUPTED = """
+    import random, signal, sys, threading
+    import streamlab as sl
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, lambda *event: signal.raise_signal(signal.SIGINT))
+    lab = sl.open(sys.argv[1], sync=sys.argv[2])
+    stream = lab.create("s", {"i": [-1]}, settings=sl.Settings(segment_bytes=8192))
+    wanted, interrupts = [-1], 0
+    for n in range(600):
+        before = stream.end_offset
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-3))
+            stream.append({"i": [n] * 3})
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            interrupts += 1
+        if stream.end_offset > before:
+            wanted += [n] * 3
+    assert stream.to_polars()["i"].to_list() == wanted
+    thread = threading.Thread(target=stream.append, args=({"i": [1]},))
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive() and len(stream) == len(wanted) + 1
+    print(interrupts)
+"""
+
+
+@pytest.mark.parametrize("sync", ["always", "os"])
+def test_an_interrupted_append_is_there_or_not_and_that_is_that(tmp_path, sync):
+    """Ctrl-C at any moment leaves a stream that is whole, unlocked and goes on, however often."""
+    code = textwrap.dedent(INTERRUPTED)
+    command = [sys.executable, "-c", code, str(tmp_path / "lab"), sync]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_folders_that_a_copy_left_out_are_made_again(tmp_path):
+    """A lab whose empty folders got lost on the way (git, an archive) works as before."""
+    with sl.open(tmp_path / "lab") as lab:
+        lab.create("s", {"i": [1]})
+    for name in ("locks", "pins"):
+        shutil.rmtree(tmp_path / "lab" / "streams" / "s" / name)
+    with sl.open(tmp_path / "lab") as lab:
+        view = lab["s"].as_of(1)
+        assert lab["s"].append({"i": [2]}) == range(1, 2)
+        lab["s"].seal()
+        lab["s"].trim(2)
+        assert view.to_polars()["i"].to_list() == [1]

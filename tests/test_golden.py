@@ -87,5 +87,8 @@ def test_a_golden_lab_goes_on(golden):
             end = stream.end_offset
             assert stream.append(maker().table(0, 10)) == range(end, end + 10)
             stream.seal()
-            assert stream.offsets(end, end + 10).to_arrow()["value"].to_pylist() == maker().rows(0, 10)["value"]
+            assert (
+                stream.offsets(end, end + 10).to_arrow()["value"].to_pylist()
+                == maker().rows(0, 10)["value"]
+            )
         assert lab.verify().ok

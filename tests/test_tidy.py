@@ -32,9 +32,10 @@ LAYERS = [
 INSIDE_LOG = [
     ["log"],
     ["writer", "reader", "maintain"],
+    ["repair"],
     ["recovery", "bulk"],
     ["segment", "manifest", "head", "pins"],
-    ["format", "lock", "background"],
+    ["format", "lock", "background", "interrupts"],
     ["disk"],
 ]
 GUESTS = {"cli", "cli_parser", "cli_text", "demo", "report", "__main__"}

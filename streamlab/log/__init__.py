@@ -1,7 +1,8 @@
 """The log: ordered, durable, replayable. The only code that touches a stream's bytes.
 
 Reading order: `format` (bytes), `segment` (a file), `manifest` (which files), `head` (how far),
-`recovery` (what is there after anything), `writer`, `bulk`, `reader`, `maintain`, and `log` over them all.
+`recovery` (what is there after anything) and `repair`, `writer`, `bulk`, `reader`, `maintain`, and
+`log` over them all.
 """
 
 from streamlab.log.bulk import Rows

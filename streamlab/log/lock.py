@@ -15,11 +15,12 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 from streamlab.errors import StreamLocked
+from streamlab.log import disk
 
 __all__ = ["FileLock"]
 
@@ -42,8 +43,8 @@ class FileLock:
         """Whether this very process holds the lock."""
         return self._fd is not None and self._pid == os.getpid()
 
-    def acquire(self, timeout: float | None = 0.0) -> None:
-        """Take the lock, waiting up to ``timeout`` seconds (None: for ever).
+    def acquire(self, timeout: float | None = 0.0, give_up: Sized = ()) -> None:
+        """Take the lock, waiting up to ``timeout`` seconds (None: for ever), or until ``give_up``.
 
         Raises:
             StreamLocked: another process has it still.
@@ -51,18 +52,22 @@ class FileLock:
         if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise self._refusal({"pid": os.getpid(), "host": socket.gethostname()}, timeout)
         try:
-            self._fd = self._lock_file(timeout)
+            self._fd = self._lock_file(timeout, give_up)
         except BaseException:
             self._turn.release()
             raise
 
-    def _lock_file(self, timeout: float | None) -> int:
+    def _lock_file(self, timeout: float | None, give_up: Sized) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = self.path.parent
+        if not folder.exists() and folder.parent.exists():  # a copy that left out empty folders
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(folder)
         fd = os.open(self.path, flags, 0o644)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while not _taken_now(fd):
-                if deadline is not None and time.monotonic() >= deadline:
+                if len(give_up) or (deadline is not None and time.monotonic() >= deadline):
                     raise self._refusal(_read_holder(fd), timeout)  # noqa: TRY301
                 time.sleep(_PAUSE)
         except BaseException:

@@ -38,6 +38,9 @@ __all__ = ["Maintenance"]
 BATCH_ROWS = 65_536
 """Small frames are gathered into batches of about so many rows."""
 
+READING_SECONDS = 10.0
+"""A size limit that overrules pins leaves those this young: a read is under way."""
+
 IN_PLACE_ROWS = 4_096
 """Frames of at least so many rows on average stay as they are."""
 
@@ -166,33 +169,34 @@ class Maintenance:
         """Trim what retention no longer asks for; return the offset at which the stream begins.
 
         Age counts the append time of a segment's newest row; size counts whole files. Pins hold
-        against age, not against size: then a view raises when it comes to what is gone.
+        against age, not against size: then a view raises when it comes to what is gone. Only what
+        is being read just now is left until the next time.
         """
         manifest = self._manifest()
         before = manifest.start
         total = sum(segment.bytes for segment in manifest.segments)
-        force = False
         for segment in manifest.segments[:-1]:
             too_old = age is not None and segment.append_max < now - age
             too_much = size is not None and total > size
             if not (too_old or too_much):
                 break
-            force = force or too_much
             before = segment.stop
             total -= segment.bytes
         if before > manifest.start or manifest.retired:
             self.trim(before)
-        if force:
+        manifest = self._manifest()
+        kept = sum(segment.bytes for segment in manifest.segments + manifest.retired)
+        if size is not None and kept > size and manifest.retired:
             with self.lock(60.0):
-                self._clear(force=True)
-        return self._manifest().start
+                self._clear(within=READING_SECONDS)
+        return manifest.start
 
-    def _clear(self, *, force: bool = False) -> None:
-        """Unlink retired segments that no live pin holds."""
+    def _clear(self, *, within: float | None = None) -> None:
+        """Unlink retired segments that no live pin holds, or none of the last seconds."""
         manifest = self._manifest()
         if not manifest.retired:
             return
-        held = [] if force else pinned(self.folder / "pins")
+        held = pinned(self.folder / "pins", within=within)
         gone = [
             segment
             for segment in manifest.retired

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Callable
@@ -32,6 +33,9 @@ class Pin:
         self._release: Callable[[], object] = lambda: None
         path = folder / f"{uuid.uuid4().hex}.pin"
         beside = path.with_suffix(".new")  # not a pin until it is locked and filled
+        if not folder.exists():  # a copy that left out empty folders
+            with contextlib.suppress(OSError):
+                disk.make_dir(folder)
         try:
             fd = disk.create(beside)
         except OSError:
@@ -61,8 +65,11 @@ def _drop(path: Path, fd: int, pid: int) -> None:
         os.close(fd)
 
 
-def pinned(folder: Path) -> list[tuple[int, int]]:
-    """Return the ranges that live pins hold, and remove the pins of the dead."""
+def pinned(folder: Path, *, within: float | None = None) -> list[tuple[int, int]]:
+    """Return the ranges that live pins hold, and remove the pins of the dead.
+
+    ``within`` counts only the pins of so many seconds: those of reads that are under way.
+    """
     ranges = []
     for path in folder.glob("*.pin"):
         try:
@@ -73,7 +80,8 @@ def pinned(folder: Path) -> list[tuple[int, int]]:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                ranges.append(_range(os.pread(fd, 4096, 0)))
+                if within is None or time.time() - os.fstat(fd).st_mtime < within:
+                    ranges.append(_range(os.pread(fd, 4096, 0)))
                 continue
             with contextlib.suppress(OSError):
                 disk.unlink(path)

@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ import pyarrow as pa
 
 from streamlab.clock import FOREVER, Clock
 from streamlab.errors import (
-    CorruptSegment,
     LabClosed,
     ReadOnly,
     StreamlabError,
@@ -39,20 +37,19 @@ from streamlab.log.background import TIMERS
 from streamlab.log.bulk import Layout, Rows, SealedFiles, count_partitions, describe, growing
 from streamlab.log.format import Kind, serialize
 from streamlab.log.head import Head, HeadFile, boot_id
+from streamlab.log.interrupts import interrupts_deferred
 from streamlab.log.lock import FileLock
 from streamlab.log.manifest import (
-    ACTIVE,
     CLOSED,
-    FILE_NAME,
     SEALED,
     Manifest,
     Segment,
     file_name,
     read_manifest,
     update_manifest,
-    write_manifest,
 )
 from streamlab.log.recovery import Survey, survey
+from streamlab.log.repair import Repair
 from streamlab.log.segment import Mark, SegmentFile, SegmentWriter
 
 __all__ = ["LogWriter", "Policy"]
@@ -130,25 +127,35 @@ class LogWriter:
             WriterPoisoned: a sync failed since the log was opened.
             CorruptSegment: what is there cannot be gone on from.
         """
-        started = time.monotonic()
-        if not self.mutex.acquire(timeout=-1 if timeout is None else timeout):
-            raise StreamLocked(
-                f'the writer\'s lock of "{self.name}" is held by another thread',
-                holder={"pid": os.getpid()},
-            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        taken = False
         try:
-            self._check()
-            if self.file is None:
-                left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-                self._open(left)
+            with interrupts_deferred() as interrupts:
+                self._take_turn(deadline, interrupts)
+                taken = True
+                self._check()
+                if self.file is None:
+                    self._open(_left(deadline), interrupts)
             assert self.file is not None
             yield self.file
         finally:
-            self._used = time.monotonic()
-            if self.file is not None and not self._timed:
-                self._timed = True
-                TIMERS.call(self._idle, IDLE_SECONDS)
-            self.mutex.release()
+            if taken:
+                self._used = time.monotonic()
+                if self.file is not None and not self._timed:
+                    self._timed = True
+                    TIMERS.call(self._idle, IDLE_SECONDS)
+                self.mutex.release()
+
+    def _take_turn(self, deadline: float | None, interrupts: Sized) -> None:
+        while True:
+            left = _left(deadline)
+            if self.mutex.acquire(timeout=0.1 if left is None else min(left, 0.1)):
+                return
+            if len(interrupts) or left == 0.0:
+                raise StreamLocked(
+                    f'the writer\'s lock of "{self.name}" is held by another thread',
+                    holder={"pid": os.getpid()},
+                )
 
     def keep(self) -> None:
         """Keep the lock until `let_go`, however idle: a Writer or Job is open."""
@@ -172,8 +179,8 @@ class LogWriter:
                 hint="close the lab and open it again; it is then read back from disk",
             ) from self.poison
 
-    def _open(self, timeout: float | None) -> None:
-        self.lock.acquire(timeout)
+    def _open(self, timeout: float | None, interrupts: Sized) -> None:
+        self.lock.acquire(timeout, interrupts)
         try:
             if not self._resume():
                 found = survey(self.folder, self.stream)
@@ -202,14 +209,9 @@ class LogWriter:
     def _apply(self, found: Survey) -> None:
         """Do what recovery found, then publish the end it found."""
         self.durable = found.durable
-        self._keep_rebuilt(found.manifest)
-        self._reopen(found.manifest)
+        repair = Repair(self.folder, self.manifest_lock)
+        path = repair.mend(found)
         last = found.manifest.active
-        path = self.folder / last.file
-        if found.lost:
-            path = self._cut_copy(found)
-        elif found.torn:
-            self._cut_tail(path, found)
         if last.state == SEALED and not found.lost:
             self._start_after(found.manifest)
         else:
@@ -226,72 +228,10 @@ class LogWriter:
                 self._roll(self.file.schema_id)
         if found.manifest.start > found.mark.end:  # trimmed to where a power cut left no rows
             self._update(lambda m: m._replace(start=min(m.start, found.mark.end)))
-        self._remove_leftovers()
+        repair.remove_leftovers()
         self._publish()
-
-    def _reopen(self, manifest: Manifest) -> None:
-        """List as closed what was sealed and lost its footer in a power cut; it is sealed again."""
-        closed = {
-            segment.id: segment for segment in manifest.segments[:-1] if segment.state == CLOSED
-        }
-        known = self._manifest().segments
-        if any(s.state == SEALED and s.id in closed for s in known):
-            self._update(
-                lambda m: m._replace(segments=tuple(closed.get(s.id, s) for s in m.segments))
-            )
-            self.on_roll()
-
-    def _keep_rebuilt(self, manifest: Manifest) -> None:
-        """Write a manifest that had to be put together again."""
-        try:
-            self._manifest()
-        except (FileNotFoundError, CorruptSegment):
-            with self.manifest_lock(30.0):
-                write_manifest(self.folder / "manifest", manifest)
-
-    def _cut_tail(self, path: Path, found: Survey) -> None:
-        fd = disk.open_append(path)
-        try:
-            disk.truncate(fd, found.mark.position)
-        finally:
-            os.close(fd)
-        logger.warning(
-            "%s: an unfinished write of %d bytes was cut off; the stream ends at offset %d",
-            path, found.torn, found.mark.end,
-        )  # fmt: skip
-
-    def _cut_copy(self, found: Survey) -> Path:
-        """Go on in a copy of the sound frames; what a power cut left beyond is set aside."""
-        last = found.manifest.active
-        data = disk.map_file(self.folder / last.file)[: found.mark.position]
-        number = found.manifest.next_file
-        while True:
-            path = self.folder / file_name(last.base, number, sealed=False)
-            try:
-                fd = disk.create(path)
-                break
-            except FileExistsError:  # left by a crash: names are never used twice
-                number += 1
-        try:
-            disk.write(fd, [data], 0)
-            disk.sync(fd)
-        finally:
-            os.close(fd)
-        disk.sync_dir(self.folder)
-        kept = last._replace(file=path.name, state=ACTIVE, stop=last.base, synced=False)
-        before = len(found.manifest.segments) - 1
-        self._update(
-            lambda m: m._replace(segments=(*m.segments[:before], kept), next_file=number + 1)
-        )
-        for segment in (last, *found.lost):
-            with contextlib.suppress(FileNotFoundError):
-                disk.rename(self.folder / segment.file, self.folder / f"{segment.file}.lost")
-        logger.warning(
-            "%s: a power cut lost rows that were never synced; the stream ends at offset %d, and "
-            "%d files with what remains are kept as *.lost",
-            self.folder, found.mark.end, 1 + len(found.lost),
-        )  # fmt: skip
-        return path
+        if any(segment.state == CLOSED for segment in self._manifest().segments[:-1]):
+            self.on_roll()  # sealing was cut short
 
     def _start_after(self, manifest: Manifest) -> None:
         """Begin a file after a stream that ends with a sealed one."""
@@ -308,28 +248,14 @@ class LogWriter:
             for chunk in file.chunks(file.base, file.mark.end):
                 count_partitions(chunk.batch, self._partition_rows)
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a crash cut short: files of a roll or a big append, and half-written ones.
-
-        They were never listed nor published: recovery has just found all that was. A file that was
-        sealed may have its growing form left beside it.
-        """
-        with self.manifest_lock(30.0):
-            known = self._manifest()
-            listed = {segment.file for segment in known.segments + known.retired}
-            for path in self.folder.iterdir():
-                name = FILE_NAME.fullmatch(path.name)
-                new = name is not None and int(name[2]) >= known.next_file
-                twin = path.suffix == ".log" and path.with_suffix(".arrow").name in listed
-                half = re.fullmatch(r"\.(manifest|head)\.\d+\.tmp", path.name) is not None
-                if path.name not in listed and (new or twin or half):
-                    with contextlib.suppress(OSError):
-                        disk.unlink(path)
-
     # -- writing -----------------------------------------------------------------------------
 
     def append(self, rows: Rows, timeout: float | None = 10.0) -> range:
         """Append one batch and return its offsets; durable and visible as the policy says."""
+        with interrupts_deferred():
+            return self._append(rows, timeout)
+
+    def _append(self, rows: Rows, timeout: float | None) -> range:
         with self.held(timeout) as file:
             base = file.mark.end
             batch = rows.at(base)
@@ -369,13 +295,14 @@ class LogWriter:
 
     def heartbeat(self, stream_time: int, timeout: float | None = 10.0) -> None:
         """Move stream time forward; one that is not ahead changes nothing."""
-        with self.held(timeout) as file:
-            if stream_time <= file.mark.stream_time:
-                return
-            self._ready(file, file.schema_id)
-            self._put(Kind.HEARTBEAT, after=stream_time, append_time=self.append_time())
-            serial = self._after_write()
-        self._commit(serial)
+        with interrupts_deferred():
+            with self.held(timeout) as file:
+                if stream_time <= file.mark.stream_time:
+                    return
+                self._ready(file, file.schema_id)
+                self._put(Kind.HEARTBEAT, after=stream_time, append_time=self.append_time())
+                serial = self._after_write()
+            self._commit(serial)
 
     def _put(self, kind: Kind, **content: Any) -> None:
         assert self.file is not None
@@ -476,7 +403,7 @@ class LogWriter:
 
     def flush(self, timeout: float | None = 10.0) -> None:
         """Make all rows durable: the growing file, and sealed ones that were left to the system."""
-        with self.held(timeout) as file:
+        with interrupts_deferred(), self.held(timeout) as file:
             serial = self._written
             self._make_durable(file)
             self._settle(serial, file.mark)
@@ -546,7 +473,7 @@ class LogWriter:
 
     def roll(self, timeout: float | None = 10.0) -> None:
         """Close the growing file, if there is anything in it, and begin the next."""
-        with self.held(timeout) as file:
+        with interrupts_deferred(), self.held(timeout) as file:
             if not file.empty:
                 self._roll(file.schema_id)
 
@@ -625,12 +552,13 @@ class LogWriter:
             for rows in batches:
                 sink.add(rows)
             sink.finish()
-            ended = self._end(old)
-            entries = ([] if ended is None else [ended]) + sink.entries
-            schema_id = sink.schema_id or old.schema_id
-            file, number = self._create(schema_id, sink.mark, sink.number)
-            self._written += 1
-            self._change_over(old, entries, file, number)
+            with interrupts_deferred():
+                ended = self._end(old)
+                entries = ([] if ended is None else [ended]) + sink.entries
+                schema_id = sink.schema_id or old.schema_id
+                file, number = self._create(schema_id, sink.mark, sink.number)
+                self._written += 1
+                self._change_over(old, entries, file, number)
         except BaseException:
             if self.file is old and self.poison is None:  # nothing of it is listed
                 sink.abandon()
@@ -694,6 +622,11 @@ class LogWriter:
         with self.mutex:
             self._leave()
             self.closed = True
+
+
+def _left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, 0 after it, None if there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 _WRITERS: weakref.WeakSet[LogWriter] = weakref.WeakSet()
