@@ -131,7 +131,7 @@ def test_handles_of_one_process_share(tmp_path):
     one.close()
     assert two["s"].append(ROWS) == range(6, 8)
     with pytest.raises(sl.LabClosed):
-        stream_of_closed = one["s"]  # noqa: F841
+        stream_of_closed = one["s"]
     two.close()
     with pytest.raises(sl.LabClosed):
         stream.append(ROWS)
@@ -177,7 +177,7 @@ def test_sql_sees_streams_and_frames_passed_by_name_only(lab):
     """Every stream is a table; other frames are passed; Python variables are out of reach."""
     lab.create("trades", ROWS)
     lab.create("web-orders", {"k": ["a"], "x": [10]})
-    secret = pl.DataFrame({"password": ["hunter2"]})  # noqa: F841
+    secret = pl.DataFrame({"password": ["hunter2"]})
     got = lab.sql('SELECT t.v, o.x, r.z FROM Trades t JOIN "web-orders" o USING (k) JOIN ref r USING (k)',
                   ref=pl.DataFrame({"k": ["a"], "z": [7]}))  # fmt: skip
     assert got.fetchall() == [(1, 10, 7)]
