@@ -220,6 +220,7 @@ def shown_listing(row: dict[str, Any]) -> list[str]:
 
 
 def run_info(options: argparse.Namespace) -> int:
+    """Show everything about a stream, or about a lab."""
     with opened(options.lab) as lab:
         names = [options.stream] if options.stream else list(lab)
         found = [described(lab[name]) for name in names]
@@ -255,6 +256,7 @@ def described(stream: sl.Stream) -> dict[str, Any]:
 
 
 def shown_info(content: dict[str, Any]) -> Iterator[str]:
+    """Return the lines of `streamlab info` for one stream."""
     settings = content["settings"]
     spread = f" over {content['partitions']} partitions" if content["partitions"] > 1 else ""
     pairs = {
@@ -282,6 +284,7 @@ def shown_info(content: dict[str, Any]) -> Iterator[str]:
 
 
 def run_tail(options: argparse.Namespace) -> int:
+    """Show the last rows, and with --follow what comes after them."""
     with opened(options.lab) as lab:
         stream = lab[options.stream]
         first, end = stream.earliest_offset, stream.end_offset
@@ -339,6 +342,7 @@ class Printer:
 
 
 def run_sql(options: argparse.Namespace) -> int:
+    """Run one SELECT and show its rows."""
     with opened(options.lab) as lab:
         view = lab.as_of(options.as_of) if options.as_of else lab
         relation = view.sql(options.query)
@@ -402,6 +406,7 @@ def created(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_new(options: argparse.Namespace) -> int:
+    """Make a stream, and the lab if there is none."""
     like = None if options.like is None else sl.read_file(options.like).schema
     schema = parse_schema(options.schema) if like is None else like
     with sl.open(Path(options.lab).expanduser()) as lab:
@@ -411,6 +416,7 @@ def run_new(options: argparse.Namespace) -> int:
 
 
 def run_append(options: argparse.Namespace) -> int:
+    """Append the rows of a file or of standard input."""
     with opened(options.lab, write=True) as lab:
         if options.stream not in lab:
             raise no_stream(lab, options)
@@ -446,6 +452,7 @@ def run_append(options: argparse.Namespace) -> int:
 
 
 def no_stream(lab: sl.Lab, options: argparse.Namespace) -> sl.StreamNotFound:
+    """Return the error that there is no such stream, with how to make it."""
     try:
         lab[options.stream]
     except sl.StreamNotFound as error:
@@ -519,6 +526,7 @@ class Live:
 
 
 def run_import(options: argparse.Namespace) -> int:
+    """Load files into a stream, making it if it is not there."""
     given, path = created(options), Path(options.lab).expanduser()
     first = sl.read_file(options.files[0], progress=None)  # before anything is made
     with sl.open(path) as lab:
@@ -574,6 +582,7 @@ def check_given(stream: sl.Stream, given: dict[str, Any]) -> None:
 
 
 def run_export(options: argparse.Namespace) -> int:
+    """Write a stream, or a stretch of it, to a file."""
     with opened(options.lab) as lab:
         stream: sl.Stream = lab[options.stream]
         if options.as_of:
@@ -602,6 +611,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
+    """Read every byte and report; with --salvage copy what is sound."""
     folder = Path(options.lab).expanduser()
     if not (folder / "lab.json").exists() and not (folder / "streams").is_dir():
         raise no_lab(folder)
