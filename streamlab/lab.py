@@ -372,7 +372,16 @@ class Lab(Mapping[str, Stream]):
         return verify_lab(self._catalog)
 
     def close(self) -> None:
-        """Let go of every lock; the last handle of a process does. Closing twice is harmless."""
+        """Let go of every lock; the last handle of a process does. Closing twice is harmless.
+
+        Writers of its streams that are still open are closed first, so that nothing waits for ever.
+
+        Raises:
+            SchemaMismatch: one of them held a bad event; the lab is closed all the same.
+        """
+        errors = [
+            e for log in list(self._logs.values()) if _is_last(self, log) for e in log.drain()
+        ]
         with self._lock:
             if self._closed:
                 return
@@ -381,6 +390,8 @@ class Lab(Mapping[str, Stream]):
             _OPEN.discard(self)
         for log in logs.values():
             _let_go(self, log)
+        if errors:
+            raise errors[0]
 
     def __enter__(self) -> Lab:
         return self
@@ -506,6 +517,12 @@ def _open_log(lab: Lab, info: StreamInfo, sync: str | int) -> Log:
         retention=(info.retention.age, info.retention.size),
         verify=lab._verify, pins=_pins(lab),  # noqa: SLF001
     )  # fmt: skip
+
+
+def _is_last(lab: Lab, log: Log) -> bool:
+    """Whether no other handle of this process uses a log."""
+    with _SHARED_LOCK:
+        return all(set(users) <= {lab} for shared, users in _SHARED.values() if shared is log)
 
 
 def _let_go(lab: Lab, log: Log) -> None:

@@ -231,7 +231,7 @@ class Stream:
         beats = None if heartbeat is None else parse_duration(heartbeat, what="heartbeat") / 1e6
         log = self._scan.log
         log.writer.keep()
-        return Writer(
+        writer = Writer(
             self.append,
             lambda: self.schema,
             linger=lingers,
@@ -242,6 +242,8 @@ class Stream:
             reject=self._reject if on_error == "reject" else None,
             on_close=log.writer.let_go,
         )
+        log.feeders.add(writer)
+        return writer
 
     def _beat(self, silent: float) -> None:
         """Move stream time on by the time that has passed, never to the wall clock itself."""

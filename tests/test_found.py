@@ -283,3 +283,22 @@ def test_folders_that_a_copy_left_out_are_made_again(tmp_path):
         lab["s"].seal()
         lab["s"].trim(2)
         assert view.to_polars()["i"].to_list() == [1]
+
+
+def test_closing_a_lab_closes_its_writers(tmp_path):
+    """Events that wait in an open writer are appended when their lab is closed, or named."""
+    lab = sl.open(tmp_path / "lab", sync="os")
+    stream = lab.create("s", NUMBERS)
+    writer = stream.writer(linger="10s")
+    for i in range(5):
+        writer.send(i=i)
+    lab.close()
+    assert writer.appended == 5
+    lab = sl.open(tmp_path / "lab", sync="os")
+    bad = lab["s"].writer(linger="10s")
+    bad.send(i=5)
+    bad.send(i="six")
+    with pytest.raises(sl.SchemaMismatch, match="six"):
+        lab.close()
+    with sl.open(tmp_path / "lab") as again:
+        assert again["s"].to_polars()["i"].to_list() == list(range(6))

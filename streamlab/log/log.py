@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -67,6 +68,7 @@ class Log:
         self.maintenance = Maintenance(
             folder, compression=policy.compression, durable=policy.sync != "os"
         )
+        self.feeders: weakref.WeakSet[Any] = weakref.WeakSet()  # have a close(), and rows waiting
         self._new_locks()
         _LOGS.add(self)
 
@@ -186,6 +188,16 @@ class Log:
             if before >= end:
                 self.writer.roll()
         return self.maintenance.trim(min(before, end))
+
+    def drain(self) -> list[Exception]:
+        """Close what still gathers rows for this log; return what went wrong in doing so."""
+        errors: list[Exception] = []
+        for feeder in list(self.feeders):
+            try:
+                feeder.close()
+            except Exception as error:  # noqa: BLE001  the others are to be closed too
+                errors.append(error)
+        return errors
 
     def close(self) -> None:
         """Let go of the writer's lock, and wait for a chore under way; the log can be opened anew."""
