@@ -130,7 +130,8 @@ class Disk:
             with self.turn:
                 op = getattr(self, f"_{name}")(*args)
                 result = real(*args, **kwargs)
-                self.ops.append(op)
+                if not op[1].startswith(".."):  # a background thread, busy with another lab
+                    self.ops.append(op)
             return result
 
         return call
