@@ -2,8 +2,8 @@
 
 Every side writes the same batches to the same disk, and leaves them to the operating system
 (``sync="os"``). Ours also checks each batch (types, UTF-8, event times), checksums it, publishes it
-to readers, and rolls and seals files. A sealed file is made durable whatever the policy, so the
-fair peer of "until sealed" is pyarrow's writer and one fdatasync; without it "appended" is.
+to readers, and rolls and seals files. Sealing in place syncs nothing under this policy, so pyarrow's
+writer is the peer of both; the one with an fdatasync shows what durability would cost it.
 "Raw write" writes what pyarrow serialised beforehand.
 """
 
