@@ -26,44 +26,60 @@ from streamlab.errors import (
     WriterPoisoned,
 )
 from streamlab.files import export, read_file
+from streamlab.job import Job, Progress
 from streamlab.lab import Lab
 from streamlab.lab import open_lab as open  # noqa: A004
+from streamlab.query import Query
 from streamlab.rescue import salvage
 from streamlab.settings import Settings
+from streamlab.sinks import duckdb_sink as duckdb
 from streamlab.stream import Stream
+from streamlab.table import Table
 from streamlab.verify import Report, verify_lab
+from streamlab.window import Window, cumulative, hopping, session, sliding, tumbling
 from streamlab.writer import Writer
 
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
     "CorruptSegment",
+    "cumulative",
+    "duckdb",
     "export",
     "FutureEvent",
     "HistoryChanged",
+    "hopping",
     "host",
     "InvalidDuration",
     "InvalidName",
     "InvalidTime",
+    "Job",
     "Lab",
     "LabClosed",
     "MissingExtra",
     "NewerFormat",
     "OffsetOutOfRange",
     "open",
+    "Progress",
+    "Query",
     "QueryError",
     "read_file",
     "ReadOnly",
     "Report",
     "salvage",
     "SchemaMismatch",
+    "session",
     "Settings",
+    "sliding",
     "Stream",
     "StreamExists",
     "StreamlabError",
     "StreamLocked",
     "StreamNotFound",
+    "Table",
+    "tumbling",
     "verify_lab",
+    "Window",
     "Writer",
     "WriterPoisoned",
 ]

@@ -64,6 +64,7 @@ class StreamInfo:
     cleanup: str = "delete"
     settings: dict[str, Any] = field(default_factory=dict)
     created: float = 0.0
+    job: str | None = None  # the job whose results these are, and who alone may append
 
     @property
     def schema_id(self) -> int:
@@ -103,6 +104,7 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.jobs: Any = None  # who runs queries over these streams, set by the lab
         self.folder = path / "streams"
         self._known: dict[str, tuple[tuple[int, int], StreamInfo]] = {}
 
@@ -295,6 +297,7 @@ def _content(info: StreamInfo) -> dict[str, Any]:
         "cleanup": info.cleanup,
         "settings": info.settings,
         "required": list(info.required),
+        **({"job": info.job} if info.job else {}),
         "schemas": [
             {
                 "id": number,
@@ -316,7 +319,7 @@ def _parse(content: dict[str, Any], path: Path) -> StreamInfo:
             content["id"], content["name"], schemas, tuple(content["required"]), content["time"],
             tuple(content["key"]), content["partitions"], content["delay"],
             Retention(**content["retention"]), content["cleanup"], content["settings"],
-            content["created"],
+            content["created"], content.get("job"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CorruptSegment(path, 0, f"{type(error).__name__}: {error}") from error

@@ -20,7 +20,7 @@ from streamlab.errors import OffsetOutOfRange
 from streamlab.log.log import LONGEST_PAUSE
 from streamlab.scan import Scan, offset_of
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "first_offset"]
 
 
 class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
@@ -39,34 +39,10 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         self._ready: Iterator[pa.RecordBatch] = iter(())
         self._ready_until = 0  # the offset that what is ready reaches to
         snapshot = scan.fix(pin=False)
-        self.position = self._first(start, snapshot.start, snapshot.stop)
+        self.position = first_offset(scan, start, snapshot.start, snapshot.stop)
 
     def __repr__(self) -> str:
         return f"<Follower of {self._scan.info().name!r} at offset {self.position}>"
-
-    def _first(self, start: Any, earliest: int, end: int) -> int:
-        if start == "earliest":
-            return earliest
-        if start == "end":
-            return end
-        offset = offset_of(start)
-        if offset is not None:
-            if not earliest <= offset <= end:
-                raise OffsetOutOfRange(
-                    f"offset {start} is not in stream {self._scan.info().name!r}, which holds "
-                    f"[{earliest}, {end})",
-                    asked=offset, available=range(earliest, end),
-                )  # fmt: skip
-            return offset
-        reader, moment = self._scan.log.reader, self._scan.log.reader.moment()
-        micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
-        column = self._scan.info().time
-        found = (
-            reader.find_appended(moment, micros)
-            if column is None
-            else reader.find_event(moment, micros, column)
-        )
-        return max(found, earliest)
 
     def __iter__(self) -> Follower:
         return self
@@ -145,3 +121,33 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
             return None
         self._ready, self._ready_until = iter(snapshot.batches()), snapshot.stop
         return self._next_piece()
+
+
+def first_offset(scan: Scan, start: Any, earliest: int, end: int) -> int:
+    """Return the offset that a ``start`` means: ``"earliest"``, ``"end"``, an offset, an instant.
+
+    Raises:
+        OffsetOutOfRange: an offset that is not there.
+    """
+    if start == "earliest":
+        return earliest
+    if start == "end":
+        return end
+    offset = offset_of(start)
+    if offset is not None:
+        if not earliest <= offset <= end:
+            raise OffsetOutOfRange(
+                f"offset {start} is not in stream {scan.info().name!r}, which holds "
+                f"[{earliest}, {end})",
+                asked=offset, available=range(earliest, end),
+            )  # fmt: skip
+        return offset
+    reader, moment = scan.log.reader, scan.log.reader.moment()
+    micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
+    column = scan.info().time
+    found = (
+        reader.find_appended(moment, micros)
+        if column is None
+        else reader.find_event(moment, micros, column)
+    )
+    return max(found, earliest)

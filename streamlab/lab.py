@@ -34,7 +34,9 @@ from streamlab.errors import (
     StreamlabError,
     StreamNotFound,
 )
+from streamlab.job import Jobs
 from streamlab.log import Log, Policy
+from streamlab.query import Query, from_sql
 from streamlab.scan import Scan
 from streamlab.schema import check_time_column, normalise, to_table
 from streamlab.settings import Settings, format_size, parse_retention, parse_size, parse_sync
@@ -101,6 +103,7 @@ class Lab(Mapping[str, Stream]):
             self._catalog.check()
         else:
             self._catalog.create()
+        self._catalog.jobs = self._jobs = Jobs(self)
         _OPEN.add(self)
 
     @property
@@ -284,6 +287,29 @@ class Lab(Mapping[str, Stream]):
             query, params, self._names, lambda name: self[name].dataset(), frames, trusted=trusted
         )
 
+    def query(self, sql: str) -> Query:
+        """Return the query that an SQL text asks for, with window table functions.
+
+        >>> lab.query(
+        ...     "SELECT window_start, window_end, symbol, count(*) AS n "
+        ...     "FROM tumble(trades, INTERVAL '1 minute') GROUP BY ALL"
+        ... )  # doctest: +SKIP
+
+        ``tumble(stream, size)``, ``hop(stream, size, every)``, ``cumulate(stream, size, step)`` and
+        ``session(stream, gap, key)`` add ``window_start``, ``window_end`` and ``window_time`` to the
+        rows; the rest is DuckDB's dialect. A SELECT without them is row-wise.
+
+        Raises:
+            QueryError: it does not parse, names what is not there, or does not go by windows.
+        """
+        self._check_open()
+        return from_sql(sql, lambda name: self[name]._scan, self._jobs)  # noqa: SLF001
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs that were started here, by name."""
+        return self._jobs
+
     def as_of(self, when: Instant | Mapping[str, Any]) -> Lab:
         """Return the lab as it was: read-only, every stream at that append time, for ever.
 
@@ -379,6 +405,7 @@ class Lab(Mapping[str, Stream]):
         Raises:
             SchemaMismatch: one of them held a bad event; the lab is closed all the same.
         """
+        self._jobs.stop_all()
         errors = [
             e for log in list(self._logs.values()) if _is_last(self, log) for e in log.drain()
         ]

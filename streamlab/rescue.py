@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from streamlab.catalog import Catalog, StreamInfo, stored_schema
 from streamlab.catalog import _parse as parse_info
 from streamlab.clock import FOREVER, NEVER
 from streamlab.errors import StreamlabError
+from streamlab.ingest import rows_of
 from streamlab.lab import Lab
 from streamlab.log import disk
-from streamlab.log.format import Frame, load_json
+from streamlab.log.format import RELATIVE_RUN, Frame, load_json
 from streamlab.log.head import HeadFile, boot_id
 from streamlab.log.manifest import FILE_NAME, Manifest, read_manifest
 from streamlab.progress import progress_bar
@@ -49,6 +51,11 @@ if TYPE_CHECKING:
     from streamlab.stream import Stream
 
 __all__ = ["salvage"]
+
+Runs = npt.NDArray[np.void]
+
+GROUP_ROWS = 65_536
+"""Runs of one append are put together again, up to about so many rows."""
 
 
 class Then:
@@ -279,19 +286,17 @@ class Saver:
             self.notes.append(
                 f"{self.info.name}: append times in {file.path.name} are not all known"
             )
-        bases = runs["base"].tolist()
-        stops = [*bases[1:], max(file.stop, bases[-1])] if bases else []
         at = 0
-        for run, start, stop in zip(runs.tolist(), bases, stops, strict=True):
-            _, append_time, before, after = run
-            self.clock.instant = append_time
+        for some, stop in _appends(runs, file.stop):
+            start = int(some["base"][0])
+            self.clock.instant = int(some["append_time"][0])
             while at < len(frames) and frames[at].base + frames[at].rows <= start:
                 at += 1
             if start == stop:
-                self._heartbeat(after)
+                self._heartbeat(int(some["after"][-1]))
                 continue
             for base, batch in self._pieces(file, frames, at, start, stop):
-                self._append(base, batch, before)
+                self._append(base, batch, some, stop)
                 bar.update(batch.num_rows)
 
     def _pieces(
@@ -328,17 +333,36 @@ class Saver:
         flag = [SYSTEM_FIELDS["_deleted"]] if "_deleted" in batch.schema.names else []
         return pa.schema([*flag, *self.user])
 
-    def _append(self, base: int, batch: pa.RecordBatch, before: int) -> None:
+    def _append(self, base: int, batch: pa.RecordBatch, some: Runs, stop: int) -> None:
+        some = some[max(int(np.searchsorted(some["base"], base, "right")) - 1, 0) :]
         if base > self.next:
             self._gap(base)
-            self._heartbeat(before)  # what is lost made rows late that still are
+            self._heartbeat(int(some["before"][0]))  # what is lost made rows late that still are
         to = self.stream.end_offset
         if "_deleted" in batch.schema.names:
             self._append_stretches(batch)
         else:
-            self.stream.append(batch)
+            self._append_rows(base, batch, some, stop)
         self._moved(base, base + batch.num_rows, to)
         self.next = base + batch.num_rows
+
+    def _append_rows(self, base: int, batch: pa.RecordBatch, some: Runs, stop: int) -> None:
+        """Append rows, and with them how stream time moved on between and after them."""
+        log, rest = self.stream._scan.log, base + batch.num_rows  # noqa: SLF001
+        some = some[: int(np.searchsorted(some["base"], rest, "left"))]
+        rows = rows_of(log, self.stream._info, pa.Table.from_batches([batch]))  # noqa: SLF001
+        after = int(some["after"][-1]) if rest == stop else NEVER
+        if after == FOREVER:
+            self.ended, after = True, NEVER
+        now = log.reader.moment().stream_time
+        known = max(now, rows.events[1] if rows.events else self.clock.instant)
+        if len(some) == 1 and some["before"][0] <= now and after <= known:
+            self.stream.append(batch)
+            return
+        runs = np.zeros(len(some), RELATIVE_RUN)
+        runs["base"] = np.maximum(some["base"] - base, 0)
+        runs["before"] = some["before"]
+        log.writer.append(rows._replace(runs=runs), stream_time=after)
 
     def _append_stretches(self, batch: pa.RecordBatch) -> None:
         """Append rows and deletions in their order."""
@@ -376,3 +400,20 @@ class Saver:
         self._gap(max(end, self.next))
         if self.ended:
             self.stream.advance("end")
+
+
+def _appends(runs: Runs, end: int) -> Iterator[tuple[Runs, int]]:
+    """Yield runs of the same append together, and the offset after their rows; heartbeats alone."""
+    bases, times = runs["base"].tolist(), runs["append_time"].tolist()
+    stops = [*bases[1:], max(end, bases[-1])] if bases else []
+    at = 0
+    while at < len(bases):
+        first, at = at, at + 1
+        while (
+            at < len(bases)
+            and times[at] == times[first]
+            and stops[at] > bases[at] > bases[at - 1]
+            and bases[at] - bases[first] < GROUP_ROWS
+        ):
+            at += 1
+        yield runs[first:at], stops[at - 1]

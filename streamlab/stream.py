@@ -25,9 +25,12 @@ from streamlab.duration import (
 )
 from streamlab.errors import InvalidTime, OffsetOutOfRange, ReadOnly, SchemaMismatch, StreamNotFound
 from streamlab.follow import Follower
+from streamlab.plan import Source
+from streamlab.query import Querying, source_of
 from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
+from streamlab.table import Table
 from streamlab.writer import Heartbeat, Writer
 
 if TYPE_CHECKING:
@@ -54,13 +57,20 @@ class Stats(NamedTuple):
     partitions: int
 
 
-class Stream:
+class Stream(Querying):
     """One stream of a lab, or a view of it; made by ``lab[name]`` and `Lab.create`."""
 
     def __init__(self, catalog: Catalog, scan: Scan, *, read_only: str | None = None) -> None:
         self._catalog = catalog
         self._scan = scan
         self._read_only = read_only
+
+    @property
+    def _jobs(self) -> Any:  # type: ignore[override]
+        return self._catalog.jobs
+
+    def _node(self) -> Source:
+        return source_of(self._scan)
 
     # -- what it is --------------------------------------------------------------------------
 
@@ -183,6 +193,11 @@ class Stream:
             raise ReadOnly(
                 f'stream "{name}" takes no rows here: {self._read_only}',
                 hint="append to the stream itself: lab[name]",
+            )
+        if self._info.job is not None:
+            raise ReadOnly(
+                f'stream "{name}" holds the results of job "{self._info.job}" and takes no other rows',
+                hint="append to a stream of your own",
             )
 
     def append(self, data: Any, *, timeout: float | None = 10.0) -> range:
@@ -407,6 +422,14 @@ class Stream:
             OffsetOutOfRange: the start, or rows that were not read yet, have been removed.
         """
         return Follower(self._scan, start, timeout, rows)
+
+    def table(self) -> Table:
+        """Return the stream as a table: the latest row of each key, deletions applied.
+
+        Raises:
+            QueryError: the stream has no key.
+        """
+        return Table(self._scan, self.name, self._info.key)
 
     def to_duckdb(
         self, path_or_connection: Any, table: str | None = None, *, progress: bool | None = None

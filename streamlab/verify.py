@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -33,6 +34,7 @@ from streamlab.log.format import (
     RUN,
     Frame,
     Kind,
+    add_runs,
     checksum,
     decode,
     decode_header,
@@ -387,12 +389,14 @@ class FrameFile:
     def runs(self) -> npt.NDArray[np.void]:
         """The appends and heartbeats: from the table at the end, or else from the frames."""
         if self.closed:
-            last = self.frames[-1]
-            table = bytes(self.data[last.metadata_at : last.metadata_at + last.metadata_size])
-            return np.frombuffer(table, dtype=RUN)
-        kinds = (Kind.ROWS, Kind.HEARTBEAT)
-        runs = [(f.base, f.append_time, f.before, f.after) for f in self.frames if f.kind in kinds]
-        return np.array(runs, dtype=RUN)
+            return np.frombuffer(bytes(self.metadata(self.frames[-1])), dtype=RUN)
+        table = array("q")
+        for frame in self.frames:
+            add_runs(table, frame, self.metadata(frame))
+        return np.frombuffer(table.tobytes(), dtype=RUN)
+
+    def metadata(self, frame: Frame) -> memoryview:
+        return self.data[frame.metadata_at : frame.metadata_at + frame.metadata_size]
 
     def message(self, frame: Frame) -> pa.Buffer:
         return pa.py_buffer(self.data[frame.message_at : frame.message_at + frame.message_size])

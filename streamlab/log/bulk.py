@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from streamlab.clock import FOREVER, NEVER
 from streamlab.log import disk
-from streamlab.log.format import Kind, checksum, serialize
+from streamlab.log.format import RELATIVE_RUN, Kind, checksum, dump_extra, serialize
 from streamlab.log.manifest import ACTIVE, SEALED, Segment, file_name
 from streamlab.log.segment import Mark, SegmentWriter
 
@@ -27,15 +29,58 @@ __all__ = ["Layout", "Rows", "SealedFiles", "count_partitions", "describe", "gro
 class Rows(NamedTuple):
     """What one append brings: a batch of the stream's physical schema, and its event times.
 
-    ``batch`` may be a function of the offset that the first row gets.
+    ``batch`` may be a function of the offset that the first row gets. ``runs`` say where stream
+    time moved on between the rows, because of rows that were left out there: ``before`` is the
+    stream time that the row at ``base`` met, at least that of the rows before it. ``base`` counts
+    from the first row and grows; ``before`` never falls; ``after`` is filled in.
     """
 
     batch: pa.RecordBatch | Callable[[int], pa.RecordBatch]
     schema_id: int
     events: tuple[int, int] | None  # smallest and greatest; None: append time is event time
+    runs: npt.NDArray[np.void] | None = None  # of RELATIVE_RUN; None: the rows are one run
 
     def at(self, base: int) -> pa.RecordBatch:
         return self.batch(base) if callable(self.batch) else self.batch
+
+    def told(
+        self, before: int, append_time: int, rows: int, note: bytes, stream_time: int | None
+    ) -> dict[str, Any]:
+        """Return what a frame says of these rows, for `SegmentWriter.put`."""
+        low, high = self.events or (append_time, append_time)
+        after = max(before, high, NEVER if stream_time is None else stream_time)
+        runs = self.runs
+        if runs is not None and len(runs):
+            after = max(after, int(runs["before"][-1]))
+            runs = self._chained(runs, before, append_time, after)
+            assert runs["base"][-1] < rows, (int(runs["base"][-1]), rows)
+            if len(runs) == 1 and runs["base"][0] == 0 and runs["before"][0] == before:
+                runs = None  # an ordinary frame
+        return {
+            "rows": rows,
+            "after": after,
+            "append_time": append_time,
+            "events": (low, high),
+            "metadata": dump_extra(note, runs),
+        }
+
+    def _chained(
+        self, runs: npt.NDArray[np.void], before: int, append_time: int, after: int
+    ) -> npt.NDArray[np.void]:
+        """Return the runs, each from where the one before it left stream time."""
+        base, met = runs["base"], runs["before"]
+        assert runs.dtype == RELATIVE_RUN, runs.dtype
+        assert base[0] >= 0, int(base[0])
+        assert (base[1:] > base[:-1]).all(), "the runs of a frame are not in order"
+        assert (met[1:] >= met[:-1]).all(), "stream time goes back between the runs of a frame"
+        chained = runs.copy()
+        chained["before"] = np.maximum(met, before)
+        if self.events is None:  # each row before it has moved stream time to the append time
+            late = base > 0
+            chained["before"][late] = np.maximum(chained["before"][late], append_time)
+        chained["after"][:-1] = chained["before"][1:]
+        chained["after"][-1] = after
+        return chained
 
 
 class Layout(NamedTuple):
@@ -51,31 +96,38 @@ class SealedFiles:
     """Writes the files of one big append; nothing refers to them until all are there."""
 
     def __init__(
-        self, folder: Path, layout: Layout, mark: Mark, number: int, append_time: int
+        self,
+        folder: Path,
+        layout: Layout,
+        mark: Mark,
+        number: int,
+        append_time: int,
+        note: bytes = b"",
     ) -> None:
         self.folder = folder
         self.layout = layout
         self.mark = mark
         self.number = number
         self.append_time = append_time
+        self.note = note  # the last one
         self.schema_id: int | None = None
         self.entries: list[Segment] = []
         self.file: SegmentWriter | None = None
         self.counts: list[int] = []
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Rows, note: bytes = b"", stream_time: int | None = None) -> None:
+        """Write one frame, with what is told of it."""
         layout = self.layout
         if self.file is not None and self.file.mark.position > layout.segment_bytes:
             self.finish()
         if self.file is None:
             self._begin(rows.schema_id)
         assert self.file is not None
-        low, high = rows.events or (self.append_time, self.append_time)
-        batch = rows.at(self.file.mark.end)
-        self.file.put(
-            Kind.ROWS, after=max(self.file.mark.stream_time, high), append_time=self.append_time,
-            rows=batch.num_rows, events=(low, high), message=serialize(batch, layout.compression),
-        )  # fmt: skip
+        _, end, before, _ = self.file.mark
+        batch = rows.at(end)
+        told = rows.told(before, self.append_time, batch.num_rows, note, stream_time)
+        self.file.put(Kind.ROWS, message=serialize(batch, layout.compression), **told)
+        self.note = note or self.note
         if layout.partitions > 1:
             count_partitions(batch, self.counts)
 
@@ -85,7 +137,7 @@ class SealedFiles:
         while self.file is None:
             path = self.folder / file_name(self.mark.end, self.number, sealed=True)
             with contextlib.suppress(FileExistsError):
-                self.file = SegmentWriter(path, schema, schema_id, self.mark)
+                self.file = SegmentWriter(path, schema, schema_id, self.mark, self.note)
             self.number += 1
         self.counts = [0] * self.layout.partitions
 

@@ -29,6 +29,7 @@ __all__ = [
     "replace_file",
     "sync",
     "sync_dir",
+    "sync_file",
     "truncate",
     "unlink",
     "write",
@@ -70,6 +71,15 @@ def sync(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync leaves it in the drive's cache there
     else:
         os.fdatasync(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable, whichever process wrote it."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_dir(path: Path) -> None:

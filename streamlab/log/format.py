@@ -17,10 +17,12 @@ from __future__ import annotations
 import enum
 import json
 import struct
+from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import ipc
 from xxhash import xxh3_64, xxh3_64_intdigest
@@ -33,14 +35,18 @@ __all__ = [
     "FRAMES_AT",
     "HEADER_SIZE",
     "PREAMBLE",
+    "RELATIVE_RUN",
     "RUN",
     "Frame",
     "Kind",
+    "add_runs",
     "checksum",
     "decode",
+    "dump_extra",
     "dump_json",
     "encode",
     "footer",
+    "load_extra",
     "load_json",
     "padding",
     "serialize",
@@ -62,6 +68,11 @@ assert HEADER_SIZE == 2 * ALIGNMENT
 RUN = np.dtype([("base", "<i8"), ("append_time", "<i8"), ("before", "<i8"), ("after", "<i8")])
 """One append or heartbeat, as the table of a segment keeps it: 32 bytes."""
 
+RELATIVE_RUN = np.dtype([("base", "<i8"), ("before", "<i8"), ("after", "<i8")])
+"""One of several runs of a frame, as its metadata keeps it: base counts from the frame's first row."""
+
+NOTE_SIZE = struct.Struct("<I")
+
 
 class Kind(enum.IntEnum):
     """What a frame says."""
@@ -70,7 +81,7 @@ class Kind(enum.IntEnum):
     ROWS = 2  # one append; the message is the record batch
     HEARTBEAT = 3  # stream time moves on without rows
     MARK = 4  # vouches for all before it; left by close() and an idle writer
-    POSITION = 5  # job positions without rows
+    POSITION = 5  # a note without rows; stream time may move on with it
     LAST = 6  # the file ends here; the metadata is its table of runs
 
 
@@ -194,6 +205,46 @@ def decode_header(data: memoryview, position: int, segment: int | None = None) -
     if segment is not None and frame.segment != segment:
         return None
     return frame
+
+
+def dump_extra(note: bytes, runs: npt.NDArray[np.void] | None = None) -> bytes:
+    """Return the metadata of a frame: its note and its runs; nothing if it has neither."""
+    table = b"" if runs is None else runs.astype(RELATIVE_RUN, copy=False).tobytes()
+    return NOTE_SIZE.pack(len(note)) + note + table if note or table else b""
+
+
+def load_extra(metadata: bytes | memoryview) -> tuple[bytes, npt.NDArray[np.void]]:
+    """Return the note and the runs that `dump_extra` put together."""
+    if not len(metadata):
+        return b"", np.empty(0, RELATIVE_RUN)
+    stop = NOTE_SIZE.size + NOTE_SIZE.unpack_from(metadata)[0]
+    note = bytes(metadata[NOTE_SIZE.size : stop])
+    return note, np.frombuffer(bytes(metadata[stop:]), RELATIVE_RUN)
+
+
+def add_runs(table: array[int], frame: Frame, metadata: bytes | memoryview) -> bytes:
+    """Add the runs of a frame to a flat table of them, and return the frame's note, if it has one.
+
+    The one place that says what a run is, for those who write a file and for those who read it.
+    """
+    note, runs = b"", None
+    if len(metadata) and frame.kind in (Kind.ROWS, Kind.POSITION):
+        note, runs = load_extra(metadata)
+    moved = frame.kind == Kind.POSITION and frame.after > frame.before
+    if not moved and frame.kind not in (Kind.ROWS, Kind.HEARTBEAT):
+        return note
+    if runs is None or not len(runs):
+        table.extend((frame.base, frame.append_time, frame.before, frame.after))
+        return note
+    if runs["base"][0] > 0:  # the rows before the first run are an ordinary one
+        first = int(runs["before"][0])
+        table.extend((frame.base, frame.append_time, frame.before, first))
+    whole = np.empty(len(runs), RUN)
+    whole["base"] = runs["base"] + frame.base
+    whole["append_time"] = frame.append_time
+    whole["before"], whole["after"] = runs["before"], runs["after"]
+    table.frombytes(whole.tobytes())
+    return note
 
 
 def footer(

@@ -7,6 +7,7 @@ the layers above.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -18,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 
 from streamlab.clock import NEVER, Clock
-from streamlab.errors import StreamLocked
+from streamlab.errors import CorruptSegment, StreamLocked
 from streamlab.log import disk
+from streamlab.log import pins as pin_files
 from streamlab.log.background import CHORES
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.maintain import Maintenance
@@ -64,7 +66,7 @@ class Log:
         self.clock = clock
         self.retention = retention
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
-        self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self._tell)
+        self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self.wake)
         self.maintenance = Maintenance(
             folder, compression=policy.compression, durable=policy.sync != "os"
         )
@@ -104,9 +106,15 @@ class Log:
 
     # -- news --------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
+        """Wake all who wait for news in this process."""
         with self._news:
             self._news.notify_all()
+
+    def nap(self, seconds: float) -> None:
+        """Wait so long at most: something that is published in this process ends it."""
+        with self._news:
+            self._news.wait(seconds)
 
     def wait(self, serial: int, timeout: float | None) -> bool:
         """Wait until something is published after the look with this ``serial``; whether it was.
@@ -151,6 +159,57 @@ class Log:
                 return False
             time.sleep(LONGEST_PAUSE)
         return True
+
+    def make_durable(self, stop: int) -> None:
+        """Return when the rows below an offset are durable, whichever process wrote them.
+
+        Raises:
+            WriterPoisoned: a sync of this process failed.
+            OSError: the system cannot sync.
+        """
+        missing: Segment | None = None
+        while (moment := self.reader.moment()).durable < min(stop, moment.end):
+            if self.writer.file is not None:
+                with contextlib.suppress(StreamLocked):  # let go just now, and taken by another
+                    self.writer.flush()
+                    return
+            for segment in moment.segments(moment.durable, stop):
+                try:
+                    if not segment.synced:
+                        disk.sync_file(self.folder / segment.file)
+                except FileNotFoundError:  # it was sealed or removed just now
+                    if segment == missing:
+                        path = self.folder / segment.file
+                        raise CorruptSegment(path, 0, "the file is missing") from None
+                    missing = segment
+                    self.reader.manifest(again=True)
+                    break
+            else:
+                return
+
+    # -- holds -------------------------------------------------------------------------------
+
+    def hold(self, name: str, offset: int) -> None:
+        """Keep the rows from an offset on from age retention, also after this process is gone.
+
+        A hold of that name is replaced. Limits of size and an explicit trim overrule it.
+
+        Raises:
+            InvalidName: it has other characters than letters, digits, ".", "_" and "-".
+        """
+        pin_files.hold(self.folder / "pins", name, offset)
+
+    def release(self, name: str) -> None:
+        """Remove a hold, if there is one of that name.
+
+        Raises:
+            InvalidName: no hold can have that name.
+        """
+        pin_files.release(self.folder / "pins", name)
+
+    def holds(self) -> dict[str, int]:
+        """Return the offset from which each hold keeps the rows, by name."""
+        return pin_files.held_back(self.folder / "pins")
 
     # -- maintenance -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from streamlab.clock import FOREVER
 from streamlab.log import disk
 from streamlab.log.format import Kind, checksum, serialize
 from streamlab.log.lock import FileLock
@@ -30,7 +31,7 @@ from streamlab.log.manifest import (
     read_manifest,
     update_manifest,
 )
-from streamlab.log.pins import pinned
+from streamlab.log.pins import held_back, pinned
 from streamlab.log.segment import SegmentFile, SegmentWriter, seal_footer
 
 __all__ = ["Maintenance"]
@@ -135,6 +136,8 @@ class Maintenance:
                     message=serialize(batch, self.compression),
                 )  # fmt: skip
             assert out.mark.end == file.mark.end
+            if file.last_note:
+                out.note(file.last_note, file.mark.append_time)
             out.end(file.runs, after=file.mark.stream_time, append_time=file.mark.append_time)
             out.seal()
             out.sync()
@@ -168,15 +171,17 @@ class Maintenance:
     def retain(self, now: int, age: int | None, size: int | None) -> int:
         """Trim what retention no longer asks for; return the offset at which the stream begins.
 
-        Age counts the append time of a segment's newest row; size counts whole files. Pins hold
-        against age, not against size: then a view raises when it comes to what is gone. Only what
-        is being read just now is left until the next time.
+        Age counts the append time of a segment's newest row; size counts whole files. Pins and
+        holds keep rows from age, not from size: then a view raises when it comes to what is gone.
+        Only what is being read just now is left until the next time.
         """
+        floor = min(held_back(self.folder / "pins").values(), default=FOREVER)
         manifest = self._manifest()
         before = manifest.start
         total = sum(segment.bytes for segment in manifest.segments)
         for segment in manifest.segments[:-1]:
-            too_old = age is not None and segment.append_max < now - age
+            old = age is not None and segment.append_max < now - age
+            too_old = old and segment.stop <= floor
             too_much = size is not None and total > size
             if not (too_old or too_much):
                 break

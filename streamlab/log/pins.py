@@ -1,4 +1,4 @@
-"""Pins: what keeps the files of a view from being removed.
+"""Pins and holds: what keeps rows from being removed.
 
 A view writes a small file that says which offsets it looks at, and holds a shared `flock` on it.
 Who removes segments publishes the manifest first and looks at the pins then; a pin whose lock can be
@@ -6,6 +6,9 @@ had belongs to a process that is gone. So nothing is pulled away from under a re
 stays pinned after a crash.
 
 Where nothing can be written (a read-only file system) there is no pin, and no writer either.
+
+A hold is for one who comes back after the process is gone: a small file with a name and an offset,
+which stays until it is released. It keeps age retention from rows at or beyond the offset.
 """
 
 from __future__ import annotations
@@ -14,15 +17,20 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+from streamlab.errors import InvalidName, StreamlabError
 from streamlab.log import disk
+from streamlab.log.format import dump_json, load_json
 
-__all__ = ["Pin", "pinned"]
+__all__ = ["Pin", "held_back", "hold", "pinned", "release"]
+
+HOLD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 class Pin:
@@ -71,7 +79,7 @@ def pinned(folder: Path, *, within: float | None = None) -> list[tuple[int, int]
     ``within`` counts only the pins of so many seconds: those of reads that are under way.
     """
     ranges = []
-    for path in folder.glob("*.pin"):
+    for path in folder.glob("[0-9a-f]*.pin"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -97,3 +105,48 @@ def _range(content: bytes) -> tuple[int, int]:
         return int(held["start"]), int(held["stop"])
     except (ValueError, LookupError, TypeError):
         return 0, 2**63 - 1
+
+
+def hold(folder: Path, name: str, offset: int) -> None:
+    """Keep the rows from an offset on, durably; a hold of that name is replaced.
+
+    Raises:
+        InvalidName: the name could not be that of a file.
+    """
+    path = _hold_path(folder, name)
+    if not folder.exists():  # a copy that left out empty folders
+        with contextlib.suppress(FileExistsError):
+            disk.make_dir(folder)
+    disk.replace_file(path, dump_json({"format": 1, "name": name, "offset": offset}))
+
+
+def release(folder: Path, name: str) -> None:
+    """Remove a hold; doing so twice is harmless.
+
+    Raises:
+        InvalidName: no hold can have that name.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(_hold_path(folder, name))
+
+
+def held_back(folder: Path) -> dict[str, int]:
+    """Return the holds by name; one that cannot be read holds everything."""
+    found = {}
+    for path in sorted(folder.glob("hold-*")):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                offset = int(load_json(disk.read(path), path)["offset"])
+            except (StreamlabError, ValueError, LookupError, TypeError):
+                offset = 0
+            found[path.name.removeprefix("hold-")] = offset
+    return found
+
+
+def _hold_path(folder: Path, name: str) -> Path:
+    if not HOLD_NAME.fullmatch(name):
+        raise InvalidName(
+            f"{name!r} cannot be the name of a hold",
+            hint="a name has letters, digits, '.', '_' and '-', and is at most 200 long",
+        )
+    return folder / f"hold-{name}"

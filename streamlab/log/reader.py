@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamlab.clock import NEVER, stream_times
+from streamlab.clock import FOREVER, NEVER, stream_times
 from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
 from streamlab.log.format import Kind
 from streamlab.log.head import Head, HeadFile, boot_id
@@ -200,6 +200,35 @@ class LogReader:
         except FileNotFoundError:
             return False
 
+    def last_note(self) -> bytes:
+        """Return the note that was published last, b"" if none was; without any lock.
+
+        Raises:
+            CorruptSegment: the file that holds it is missing or damaged.
+        """
+        missing: Segment | None = None
+        while True:
+            moment = self.moment()
+            segments = moment.manifest.segments[-2:]
+            for segment in reversed(segments):
+                active = segment is segments[-1]
+                # A file that is listed begins with a note that is as durable as the list.
+                until = max(moment.append_time, segment.append_min) if active else FOREVER
+                try:
+                    note = self.file(segment).note_until(until)
+                except FileNotFoundError:  # it was sealed or removed just now
+                    self._forget(segment)
+                    if segment == missing:
+                        path = self.folder / segment.file
+                        raise CorruptSegment(path, 0, "the file is missing") from None
+                    missing = segment
+                    self.manifest(again=True)
+                    break
+                if note:
+                    return note
+            else:
+                return b""
+
     # -- rows --------------------------------------------------------------------------------
 
     def chunks(self, moment: Moment, start: int, stop: int) -> Iterator[Chunk]:
@@ -350,19 +379,43 @@ class LogReader:
 
     def times_at(self, moment: Moment, offset: int, column: str | None) -> tuple[int, int]:
         """Return the stream time of the row at an offset, and its append time."""
-        from streamlab.schema import event_times
-
         for chunk in self.chunks(moment, offset, offset + 1):
-            runs = chunk.file.runs
-            run = runs[int(np.searchsorted(runs["base"], offset, "right")) - 1]
-            if column is None:
-                return int(run["after"]), int(run["append_time"])
-            stream_time = int(run["before"])
-            for part in chunk.file.chunks(int(run["base"]), offset + 1):
-                times = event_times(part.batch.column(column), column)
-                stream_time = max(stream_time, int(times.max()))
+            run = _run_at(chunk.file, offset)
+            stream_time = _stream_time(chunk.file, run, offset + 1, column)
             return stream_time, int(run["append_time"])
         return NEVER, 0
+
+    def append_time_below(self, offset: int) -> int | None:
+        """Return the append time of the row before an offset; None if there is none, or no more.
+
+        No row is read for it: append times stand in the tables of runs.
+        """
+        moment, at = self.moment(), offset - 1
+        if not moment.start <= at < moment.end:
+            return None
+        try:
+            file, _ = self._reached(self._segment_at(moment, at), at, at + 1)
+        except OffsetOutOfRange:
+            return None
+        return int(_run_at(file, at)["append_time"])
+
+    def stream_time_before(self, moment: Moment, offset: int, column: str | None) -> int:
+        """Return the stream time that the row at an offset meets: what it is judged late by.
+
+        That is S of the row before it and of the heartbeats between the two; at the end of the
+        moment, the stream time of the moment. At most the rows of one run are read, up to the
+        offset. ``column`` holds the event times; None: append time is event time.
+
+        Raises:
+            OffsetOutOfRange: the row has been removed.
+            CorruptSegment: what is there is not what was written.
+        """
+        if offset >= moment.end:
+            return moment.stream_time
+        if offset < moment.start:
+            raise self._removed(offset)
+        file, _ = self._reached(self._segment_at(moment, offset), offset, offset + 1)
+        return _stream_time(file, _run_at(file, offset), offset, column)
 
     @staticmethod
     def _within(
@@ -378,6 +431,26 @@ class LogReader:
                 return chunk.base + at
             before = int(times[-1]) if len(times) else before
         return stop
+
+
+def _run_at(file: SegmentFile, offset: int) -> np.void:
+    """Return the run that a row belongs to; heartbeats at its offset stand before it."""
+    runs = file.runs
+    run: np.void = runs[int(np.searchsorted(runs["base"], offset, "right")) - 1]
+    return run
+
+
+def _stream_time(file: SegmentFile, run: np.void, stop: int, column: str | None) -> int:
+    """Return the stream time after the rows of a run below ``stop``."""
+    from streamlab.schema import event_times
+
+    stream_time, base = int(run["before"]), int(run["base"])
+    if column is None:
+        return max(stream_time, int(run["append_time"])) if stop > base else stream_time
+    for part in file.chunks(base, stop):
+        times = event_times(part.batch.column(column), column)
+        stream_time = max(stream_time, int(times.max()))
+    return stream_time
 
 
 def _state(path: Path, segment: Segment) -> tuple[int, int, int, int, int]:

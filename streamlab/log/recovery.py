@@ -117,7 +117,11 @@ def _tail(folder: Path, manifest: Manifest, head: Head | None, durable: int) -> 
     if not file.closed and any(file.data[mark.position :]):
         beyond = list(file.frames_beyond(mark.position))
     synced = max([file.synced, *(frame.synced for frame in beyond)])
-    published = head is not None and (head.end > mark.end or head.stream_time > mark.stream_time)
+    published = head is not None and (
+        head.end > mark.end
+        or head.stream_time > mark.stream_time
+        or head.append_time > mark.append_time  # a note, which has neither
+    )
     if mark.position < synced or mark.end < durable or published:
         raise CorruptSegment(path, mark.position, _judge(file, mark.end))
     torn = 0 if file.closed else len(file.data) - mark.position

@@ -37,8 +37,10 @@ from streamlab.log.format import (
     RUN,
     Frame,
     Kind,
+    add_runs,
     decode,
     decode_header,
+    dump_extra,
     encode,
     footer,
 )
@@ -88,6 +90,7 @@ class SegmentFile:
         self.closed = False  # a LAST frame was seen
         self.event_min, self.event_max = FOREVER, NEVER
         self.synced = 0  # the furthest position that a frame says was durable
+        self.last_note = b""
         self._lock = threading.RLock()
         self._run_table: npt.NDArray[np.void] | None = None
         self._index = array("q")  # base, rows, message_at, message_size for each frame with rows
@@ -108,11 +111,12 @@ class SegmentFile:
             return decode_header(self.data, position, self.segment)
         return decode(self.data, position, self.segment)
 
-    def walk(self, stop: int | None = None) -> Iterator[Frame]:
+    def walk(self, stop: int | None = None, until: int | None = None) -> Iterator[Frame]:
         """Walk on until all rows below ``stop`` are known, or over all frames that are sound.
 
         Each frame is looked at once, however often this is called; it is yielded when it is. What
-        stands beyond ``stop`` is not touched: a writer may be cutting it off.
+        stands beyond ``stop``, or was appended after ``until``, is not touched: a writer may be
+        cutting it off.
 
         Raises:
             FileNotFoundError: the file has grown since it was mapped, and was removed.
@@ -124,7 +128,7 @@ class SegmentFile:
                     return
                 self.data = disk.map_file(self.path)
             peek = decode_header(self.data, position, self.segment)
-            if peek is None:
+            if peek is None or (until is not None and self._later(peek, until)):
                 return
             if peek.stop > len(self.data):
                 self.data = disk.map_file(self.path)
@@ -136,6 +140,11 @@ class SegmentFile:
             self._take(frame)
             yield frame
 
+    def _later(self, frame: Frame, until: int) -> bool:
+        """Whether a frame was written after an append time; a mark bears the time of the last row."""
+        mark = frame.kind in (Kind.MARK, Kind.LAST) and self.mark.append_time >= until
+        return mark or frame.append_time > until
+
     def _follows(self, frame: Frame) -> bool:
         return frame.base == self.mark.end and frame.before == self.mark.stream_time
 
@@ -146,12 +155,11 @@ class SegmentFile:
             self.event_min = min(self.event_min, frame.event_min)
             self.event_max = max(self.event_max, frame.event_max)
             self._index.extend((frame.base, frame.rows, frame.message_at, frame.message_size))
-        if frame.kind in (Kind.ROWS, Kind.HEARTBEAT):
-            self._runs.extend((frame.base, frame.append_time, frame.before, frame.after))
+        metadata = self.data[frame.metadata_at : frame.metadata_at + frame.metadata_size]
+        self.last_note = add_runs(self._runs, frame, metadata) or self.last_note
         if frame.kind == Kind.LAST:
             self.closed = True
-            table = self.data[frame.metadata_at : frame.metadata_at + frame.metadata_size]
-            self._runs = array("q", bytes(table))
+            self._runs = array("q", bytes(metadata))
         end = frame.base + frame.rows
         self.mark = Mark(frame.stop, end, frame.after, frame.append_time)
 
@@ -168,6 +176,17 @@ class SegmentFile:
         if self.mark.end < stop:
             reason = f"the frame with offset {self.mark.end} is damaged or out of place"
             raise CorruptSegment(self.path, self.mark.position, reason)
+
+    def note_until(self, append_time: int) -> bytes:
+        """Walk on over what was appended until then, and return the last note, b"" if none.
+
+        Raises:
+            FileNotFoundError: the file has grown since it was mapped, and was removed.
+        """
+        with self._lock:
+            for _ in self.walk(until=append_time):
+                pass
+            return self.last_note
 
     @property
     def runs(self) -> npt.NDArray[np.void]:
@@ -235,10 +254,13 @@ class SegmentWriter:
     """Writes a segment file frame by frame: one that grows, or one that is sealed at once.
 
     A frame that fails is cut off again; if even that fails, `broken` is set and the file must not
-    be written until it has been recovered.
+    be written until it has been recovered. A file begins with the ``note`` that was the last before
+    it, so that the note outlives the files before.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, schema_id: int, start: Mark) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, schema_id: int, start: Mark, note: bytes = b""
+    ) -> None:
         self._begin(path, schema, schema_id, new_segment_id())
         self.mark = start._replace(position=FRAMES_AT)
         self.base = start.end
@@ -249,6 +271,8 @@ class SegmentWriter:
             message = schema.serialize()
             after, append_time = start.stream_time, start.append_time
             self.put(Kind.SCHEMA, after=after, append_time=append_time, message=message)
+            if note:
+                self.note(note, append_time)
         except BaseException:
             self.abandon()
             raise
@@ -261,6 +285,7 @@ class SegmentWriter:
         self.broken = False
         self.synced = 0  # position below which all is known durable
         self.last_kind = Kind.SCHEMA
+        self.last_note = b""
         self.event_min, self.event_max = FOREVER, NEVER
         self.append_min = FOREVER
         self._runs = array("q")
@@ -277,7 +302,9 @@ class SegmentWriter:
         self._runs = array("q", file.runs.tobytes())
         self.append_min = self._runs[1] if self._runs else FOREVER
         self._blocks = array("q", (value for block in file.blocks() for value in block))
-        self.last_kind = Kind.LAST if file.closed else Kind.ROWS if self._runs else Kind.SCHEMA
+        self.last_note = file.last_note
+        written = Kind.ROWS if self._runs else Kind.POSITION if file.last_note else Kind.SCHEMA
+        self.last_kind = Kind.LAST if file.closed else written
         self.fd = disk.open_append(file.path)
         return self
 
@@ -309,12 +336,19 @@ class SegmentWriter:
             self._blocks.extend((frame.message_at, prefix, frame.message_size - prefix))
             self.event_min = min(self.event_min, events[0])
             self.event_max = max(self.event_max, events[1])
-        if kind in (Kind.ROWS, Kind.HEARTBEAT):
-            self._runs.extend((end, append_time, before, after))
+        known = len(self._runs)
+        self.last_note = add_runs(self._runs, frame, metadata) or self.last_note
+        if len(self._runs) > known:
             self.append_min = min(self.append_min, append_time)
         self.last_kind = kind
         self.mark = Mark(frame.stop, end + rows, after, append_time)
         return frame
+
+    def note(self, note: bytes, append_time: int, stream_time: int | None = None) -> None:
+        """Write a note without rows; stream time moves on with it if that is ahead."""
+        after = max(self.mark.stream_time, NEVER if stream_time is None else stream_time)
+        metadata = dump_extra(note)
+        self.put(Kind.POSITION, after=after, append_time=append_time, metadata=metadata)
 
     def _cut(self, position: int) -> None:
         try:
@@ -324,7 +358,7 @@ class SegmentWriter:
 
     @property
     def empty(self) -> bool:
-        """Whether there is neither a row nor a heartbeat in the file."""
+        """Whether there is neither a row nor a heartbeat in the file; its note is carried on."""
         return not self._runs
 
     @property

@@ -237,7 +237,8 @@ class LogWriter:
         """Begin a file after a stream that ends with a sealed one."""
         last = manifest.active
         mark = Mark(0, last.stop, last.after, last.append_max)
-        file, number = self._create(last.schema, mark, manifest.next_file)
+        note = SegmentFile(self.folder / last.file, last.id).note_until(FOREVER)
+        file, number = self._create(last.schema, mark, manifest.next_file, note)
         self.file, self.number = file, number
         entry = growing(file, number)
         self._update(lambda m: m._replace(segments=(*m.segments, entry), next_file=number + 1))
@@ -250,32 +251,40 @@ class LogWriter:
 
     # -- writing -----------------------------------------------------------------------------
 
-    def append(self, rows: Rows, timeout: float | None = 10.0) -> range:
-        """Append one batch and return its offsets; durable and visible as the policy says."""
-        with interrupts_deferred():
-            return self._append(rows, timeout)
+    def append(
+        self,
+        rows: Rows,
+        timeout: float | None = 10.0,
+        *,
+        note: bytes = b"",
+        stream_time: int | None = None,
+    ) -> range:
+        """Append one batch and return its offsets; durable and visible as the policy says.
 
-    def _append(self, rows: Rows, timeout: float | None) -> range:
-        with self.held(timeout) as file:
-            base = file.mark.end
-            batch = rows.at(base)
-            message = serialize(batch, self.policy.compression)
-            ready = self._ready(file, rows.schema_id)
-            append_time = self.append_time()
-            low, high = rows.events or (append_time, append_time)
-            self._put(
-                Kind.ROWS, after=max(ready.mark.stream_time, high), append_time=append_time,
-                rows=batch.num_rows, events=(low, high), message=message,
-            )  # fmt: skip
-            if self.policy.partitions > 1:
-                count_partitions(batch, self._partition_rows)
-            serial = self._after_write()
-        self._commit(serial)
+        With the rows, as one, goes a ``note`` (see `last_note`), and after the last of them stream
+        time is at least ``stream_time``.
+        """
+        with interrupts_deferred():
+            with self.held(timeout) as file:
+                base = file.mark.end
+                batch = rows.at(base)
+                message = serialize(batch, self.policy.compression)
+                ready = self._ready(file, rows.schema_id)
+                before, append_time = ready.mark.stream_time, self.append_time()
+                told = rows.told(before, append_time, batch.num_rows, note, stream_time)
+                self._put(Kind.ROWS, message=message, **told)
+                if self.policy.partitions > 1:
+                    count_partitions(batch, self._partition_rows)
+                serial = self._after_write()
+            self._commit(serial)
         return range(base, base + batch.num_rows)
 
     def _ready(self, file: SegmentWriter, schema_id: int) -> SegmentWriter:
         """Return a file that takes the next frame: not full, not ended, of the right schema."""
         self._not_ended(file)
+        return self._roomy(file, schema_id)
+
+    def _roomy(self, file: SegmentWriter, schema_id: int) -> SegmentWriter:
         full = file.mark.position > self.policy.segment_bytes
         if full or file.last_kind == Kind.LAST or schema_id != file.schema_id:
             return self._roll(schema_id)
@@ -303,6 +312,25 @@ class LogWriter:
                 self._put(Kind.HEARTBEAT, after=stream_time, append_time=self.append_time())
                 serial = self._after_write()
             self._commit(serial)
+
+    def note(
+        self, note: bytes, stream_time: int | None = None, timeout: float | None = 10.0
+    ) -> None:
+        """Write a note without rows, and move stream time forward if ``stream_time`` is ahead.
+
+        It is as durable as an append. A stream that was ended takes notes still.
+        """
+        with interrupts_deferred():
+            with self.held(timeout) as file:
+                ready = self._roomy(file, file.schema_id)
+                self._writing(ready.note, note, self.append_time(), stream_time)
+                serial = self._after_write()
+            self._commit(serial)
+
+    def last_note(self, timeout: float | None = 10.0) -> bytes:
+        """Return the note that was written last, by any process; b"" if none was."""
+        with self.held(timeout) as file:
+            return file.last_note
 
     def _put(self, kind: Kind, **content: Any) -> None:
         assert self.file is not None
@@ -453,12 +481,14 @@ class LogWriter:
     def _update(self, change: Callable[[Manifest], Manifest]) -> Manifest:
         return update_manifest(self.folder, self.manifest_lock, change)
 
-    def _create(self, schema_id: int, mark: Mark, number: int) -> tuple[SegmentWriter, int]:
+    def _create(
+        self, schema_id: int, mark: Mark, number: int, note: bytes
+    ) -> tuple[SegmentWriter, int]:
         """Create the next growing file, durable in name and beginning."""
         while True:
             path = self.folder / file_name(mark.end, number, sealed=False)
             try:
-                file = SegmentWriter(path, self.schema_of(schema_id), schema_id, mark)
+                file = SegmentWriter(path, self.schema_of(schema_id), schema_id, mark, note)
                 break
             except FileExistsError:  # left by a crash: names are never used twice
                 number += 1
@@ -481,7 +511,8 @@ class LogWriter:
         old = self.file
         assert old is not None
         entry = self._end(old)
-        file, number = self._create(schema_id, old.mark, self._manifest().next_file)
+        number = self._manifest().next_file
+        file, number = self._create(schema_id, old.mark, number, old.last_note)
         self._change_over(old, [] if entry is None else [entry], file, number)
         return file
 
@@ -534,29 +565,51 @@ class LogWriter:
         except (OSError, StreamlabError):
             return True
 
-    def append_many(self, batches: Iterator[Rows], timeout: float | None = 10.0) -> range:
-        """Append what is too big for one frame: sealed files, which appear all at once."""
+    def append_many(
+        self,
+        batches: Iterator[Rows],
+        timeout: float | None = 10.0,
+        *,
+        note: bytes = b"",
+        stream_time: int | None = None,
+    ) -> range:
+        """Append what is too big for one frame: sealed files, which appear all at once.
+
+        The note is in the last frame, and ``stream_time`` counts after the last row. Both need a
+        row: without one there is no last frame.
+        """
         with self.held(timeout) as old:
             self._not_ended(old)
             append_time = self.append_time()
             self.lock.note(appending_since=append_time)
             try:
-                return self._append_many(old, batches, append_time)
+                return self._append_many(old, iter(batches), append_time, (note, stream_time))
             finally:
                 self.lock.note()
 
-    def _append_many(self, old: SegmentWriter, batches: Iterator[Rows], append_time: int) -> range:
-        number = self._manifest().next_file
-        sink = SealedFiles(self.folder, self._layout(), old.mark, number, append_time)
+    def _append_many(
+        self,
+        old: SegmentWriter,
+        batches: Iterator[Rows],
+        append_time: int,
+        last: tuple[bytes, int | None],
+    ) -> range:
+        policy, number = self.policy, self._manifest().next_file
+        layout = Layout(policy.segment_bytes, policy.compression, policy.partitions, self.schema_of)
+        sink = SealedFiles(self.folder, layout, old.mark, number, append_time, old.last_note)
         try:
-            for rows in batches:
-                sink.add(rows)
+            waiting = next(batches, None)
+            if waiting is None and last != (b"", None):
+                raise ValueError("a note or a stream time needs a row to go with")  # noqa: TRY301
+            while waiting is not None:
+                rows, waiting = waiting, next(batches, None)
+                sink.add(rows, *(last if waiting is None else ()))
             sink.finish()
             with interrupts_deferred():
                 ended = self._end(old)
                 entries = ([] if ended is None else [ended]) + sink.entries
                 schema_id = sink.schema_id or old.schema_id
-                file, number = self._create(schema_id, sink.mark, sink.number)
+                file, number = self._create(schema_id, sink.mark, sink.number, sink.note)
                 self._written += 1
                 self._change_over(old, entries, file, number)
         except BaseException:
@@ -564,10 +617,6 @@ class LogWriter:
                 sink.abandon()
             raise
         return range(old.mark.end, sink.mark.end)
-
-    def _layout(self) -> Layout:
-        policy = self.policy
-        return Layout(policy.segment_bytes, policy.compression, policy.partitions, self.schema_of)
 
     # -- letting go --------------------------------------------------------------------------
 
@@ -610,7 +659,7 @@ class LogWriter:
 
     def _write_mark(self, file: SegmentWriter) -> None:
         durable = self._safe >= self._written and file.synced >= file.mark.position
-        if durable and file.last_kind in (Kind.ROWS, Kind.HEARTBEAT):
+        if durable and file.last_kind in (Kind.ROWS, Kind.HEARTBEAT, Kind.POSITION):
             _, _, stream_time, append_time = file.mark
             file.put(Kind.MARK, after=stream_time, append_time=append_time)
             file.sync()

@@ -1,0 +1,392 @@
+"""Joins of streams: as of a time, within an interval, with a frame, with a table as it was.
+
+Invariants: which rows are joined depends on the places of both, not on which side was read first;
+what is kept of a side is what a row of the other side can still need.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamlab.clock import FOREVER, NEVER
+from streamlab.duration import format_instant
+from streamlab.engines.batch import (
+    APPENDED,
+    BEFORE,
+    HIDDEN,
+    ORDER,
+    TIME,
+    Batch,
+    Operator,
+    Since,
+    least,
+    watermark,
+)
+from streamlab.engines.state import marks_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["AsofJoiner", "FrameJoiner", "IntervalJoiner", "TableJoiner"]
+
+
+def later(time: int, delay: int) -> int:
+    """Return the stream time whose watermark, after a delay, is ``time``."""
+    if time in (NEVER, FOREVER):
+        return time
+    return FOREVER if delay == FOREVER else time + delay
+
+
+class _Side:
+    """What is held of one side of a join."""
+
+    def __init__(self, name: str, delay: int) -> None:
+        self.name = name
+        self.delay = delay
+        self.mark = NEVER
+        self.frame: pl.DataFrame | None = None
+        self.places: list[tuple[int, Since]] = []  # first order of a batch, and its place
+
+    def add(self, frame: pl.DataFrame, since: Since) -> None:
+        import polars as pl
+
+        if frame.height:
+            self.frame = frame if self.frame is None else pl.concat([self.frame, frame])
+            self.places.append((int(frame[ORDER].min()), since))  # type: ignore[arg-type]
+
+    def keep(self, frame: pl.DataFrame) -> None:
+        """Hold these rows only."""
+        self.frame = frame
+        first = frame[ORDER].min()
+        if first is None:
+            self.places = []
+            return
+        while len(self.places) > 1 and self.places[1][0] <= first:  # type: ignore[operator]
+            del self.places[0]
+
+    def since(self) -> Since | None:
+        return least(*(place for _, place in self.places))
+
+    def copy(self) -> _Side:
+        other = copy.copy(self)
+        other.places = list(self.places)
+        return other
+
+
+class _Joiner(Operator):
+    """What the joins of two streams share."""
+
+    def __init__(self, delays: tuple[int, int], names: tuple[str, str]) -> None:
+        self.sides = (_Side(names[0], delays[0]), _Side(names[1], delays[1]))
+
+    def _drop_late(self, frame: pl.DataFrame, side: _Side) -> pl.DataFrame:
+        """Return the rows whose time is not below their own side's watermark."""
+        import polars as pl
+
+        marks = marks_of(frame[BEFORE].to_numpy(), side.delay)
+        times = frame[TIME].to_numpy()
+        late = times < marks
+        count = int(late.sum())
+        if not count:
+            return frame
+        self.rows_late += count
+        if self.on_late is not None:
+            gap = pl.Series("late_by", (marks - times)[late]).cast(pl.Duration("us"))
+            mark = pl.Series("_watermark", marks[late]).cast(pl.Datetime("us", "UTC"))
+            self.on_late(frame.filter(pl.Series(late)).with_columns(mark, gap))
+        return frame.filter(pl.Series(~late))
+
+    given_delay = 0  # how far out of order the results may come
+
+    @property
+    def stream_time(self) -> int:
+        """The stream time of what is given out: its watermark is the smaller of both sides'."""
+        return later(min(side.mark for side in self.sides), self.given_delay)
+
+    def since(self) -> Since | None:
+        """Return the earliest offsets that the held rows rest on."""
+        return least(*(side.since() for side in self.sides))
+
+    def _out(self, frame: pl.DataFrame, batch: Batch) -> Batch:
+        since = least(batch.since, self.since())
+        assert since is not None
+        return Batch(frame, self.stream_time, since, FOREVER)
+
+
+class AsofJoiner(_Joiner):
+    """Each left row with the latest right row at or before it, once the right side is past it."""
+
+    def __init__(
+        self, delays: tuple[int, int], names: tuple[str, str], by: tuple[str, ...],
+        tolerance: int | None, columns: dict[str, str],
+        history: Callable[[], pl.DataFrame],
+    ) -> None:  # fmt: skip
+        super().__init__(delays, names)
+        self.given_delay = delays[0]  # a row is judged by the watermark of its own side
+        self.by = list(by)
+        self.tolerance = tolerance
+        self.columns = columns  # of the right side: name there, name in the result
+        self.history = history  # all rows of the right side so far
+        self.pruned = NEVER  # right rows before it are gone, but for the latest of each key
+
+    def prepare(self, left: pl.DataFrame, right: pl.DataFrame) -> None:
+        """Learn the columns that will come."""
+        self.empty = self._matched(left, self._right(right))
+        self.right_empty = self._right(right)
+
+    def _right(self, frame: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        columns = [pl.col(old).alias(new) for old, new in self.columns.items()]
+        return frame.select(*self.by, TIME, ORDER, *columns)
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Take rows of one side; return the left rows that are decided."""
+        import polars as pl
+
+        side = self.sides[port]
+        frame = batch.frame
+        if port:
+            frame = self._right(self._drop_late(frame, side))
+        side.add(frame, batch.since)
+        side.mark = watermark(batch.stream_time, side.delay)
+        left, right = self.sides
+        if left.frame is None or not left.frame.height:
+            self._prune()
+            return self._out(self.empty, batch)
+        done = pl.col(TIME) < right.mark
+        if right.mark == FOREVER:
+            done = pl.lit(value=True)
+        ready = left.frame.filter(done)
+        result = self._matched(ready, self._reaching(ready))
+        out = self._out(result, batch)
+        left.keep(left.frame.filter(~done))
+        self._prune()
+        return out
+
+    def _reaching(self, ready: pl.DataFrame) -> pl.DataFrame:
+        """Return the right rows that these left rows may need, read again if some are gone."""
+        held = self.sides[1].frame
+        if ready.height and ready[TIME].min() < self.pruned:  # type: ignore[operator]
+            return self._right(self.history())
+        return self.right_empty if held is None else held
+
+    def _matched(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        places = left.with_columns(pl.int_range(pl.len()).alias("\0n")).sort(TIME, maintain_order=True)
+        right = right.sort(TIME, ORDER).drop(ORDER)
+        joined = places.join_asof(
+            right, on=TIME, by=self.by or None, tolerance=self.tolerance, check_sortedness=False
+        )
+        return joined.sort("\0n").drop("\0n")
+
+    def _prune(self) -> None:
+        """Let go of right rows that only a left row from before the watermarks could need."""
+        import polars as pl
+
+        left, right = self.sides
+        if right.frame is None or right.frame.height < 10_000:
+            return
+        edge = min(left.mark, right.mark)
+        if left.frame is not None and left.frame.height:
+            edge = min(edge, int(left.frame[TIME].min()))  # type: ignore[arg-type]
+        if edge in (NEVER, FOREVER) or edge <= self.pruned:
+            return
+        old = right.frame.filter(pl.col(TIME) <= edge).sort(TIME, ORDER)
+        last = old.group_by(self.by, maintain_order=True).last() if self.by else old.tail(1)
+        kept = pl.concat([last.select(right.frame.columns), right.frame.filter(pl.col(TIME) > edge)])
+        right.keep(kept.sort(ORDER))
+        self.pruned = edge
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the left rows that wait, with what they would get now."""
+        import polars as pl
+
+        left, right = self.sides
+        lefts = [f for f in (left.frame, rows[0]) if f is not None and f.height]
+        rights = [f for f in (right.frame, self._right(rows[1])) if f is not None and f.height]
+        if not lefts:
+            return self.empty
+        known = pl.concat(rights) if rights else self.right_empty
+        return self._matched(pl.concat(lefts).sort(ORDER), known)
+
+    def report(self) -> list[str]:
+        """Return how many rows wait, and for whom."""
+        left, right = self.sides
+        waiting = 0 if left.frame is None else left.frame.height
+        held = 0 if right.frame is None else right.frame.height
+        lines = [f"{waiting:,} rows of {left.name} wait, {held:,} rows of {right.name} held"]
+        if waiting:
+            at = "nothing yet" if right.mark == NEVER else format_instant(right.mark)
+            lines.append(f"{left.name} waits for {right.name}, whose watermark is {at}")
+        return lines
+
+
+class IntervalJoiner(_Joiner):
+    """Pairs of rows of both sides whose times lie within bounds."""
+
+    def __init__(
+        self, delays: tuple[int, int], names: tuple[str, str], on: tuple[str, ...],
+        low: int, high: int, columns: dict[str, str],
+    ) -> None:  # fmt: skip
+        super().__init__(delays, names)
+        self.on = list(on)
+        self.low, self.high = low, high
+        self.columns = columns
+        # A pair's time is at most so far ahead of either side's stream time.
+        reach = (later(delays[0], max(high, 0)), later(delays[1], max(-low, 0)))
+        self.given_delay = max(reach)
+
+    def prepare(self, left: pl.DataFrame, right: pl.DataFrame) -> None:
+        """Learn the columns that will come."""
+        self.left_empty, self.right_empty = left, self._right(right)
+        self.empty = self._pairs(left, self.right_empty)
+
+    def _right(self, frame: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        columns = [pl.col(old).alias(new) for old, new in self.columns.items()]
+        hidden = [pl.col(name).alias(f"{name}r") for name in (TIME, BEFORE)]
+        return frame.select(*self.on, *columns, *hidden, ORDER)
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Take rows of one side; return the pairs that they make."""
+        import polars as pl
+
+        left, right = self.sides
+        side = self.sides[port]
+        frame = self._drop_late(batch.frame, side)
+        if port:
+            frame = self._right(frame)
+        other = self.sides[1 - port].frame
+        if other is None:
+            other = self.left_empty if port else self.right_empty
+        pairs = self._pairs(other, frame) if port else self._pairs(frame, other)
+        side.add(frame, batch.since)
+        side.mark = watermark(batch.stream_time, side.delay)
+        out = self._out(pairs, batch)
+        if left.frame is not None and right.mark not in (NEVER, FOREVER):
+            left.keep(left.frame.filter(pl.col(TIME) + self.high >= right.mark))
+        if right.frame is not None and left.mark not in (NEVER, FOREVER):
+            right.keep(right.frame.filter(pl.col(f"{TIME}r") - self.low >= left.mark))
+        return out
+
+    def _pairs(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        other = right.rename({ORDER: f"{ORDER}r"})
+        how: Any = {"on": self.on, "how": "inner"} if self.on else {"how": "cross"}
+        both = left.join(other, **how)
+        gap = pl.col(f"{TIME}r") - pl.col(TIME)
+        both = both.filter((gap >= self.low) & (gap <= self.high)).sort(ORDER, f"{ORDER}r")
+        time = pl.max_horizontal(TIME, f"{TIME}r")
+        # Late for what follows only if both rows of the pair are: then it is, in any order.
+        marks = [
+            pl.Series(marks_of(both[name].to_numpy(), side.delay), dtype=pl.Int64)
+            for name, side in zip((BEFORE, f"{BEFORE}r"), self.sides, strict=True)
+        ]
+        place = pl.col(ORDER).cast(pl.Int128) * 2**62 + pl.col(f"{ORDER}r").cast(pl.Int128)
+        met = np.maximum(marks[0].to_numpy(), marks[1].to_numpy())
+        fixed = (met == NEVER) | (met == FOREVER) | (self.given_delay == FOREVER)
+        before = pl.Series(np.where(fixed, met, met + np.where(fixed, 0, self.given_delay)), dtype=pl.Int64)
+        both = both.with_columns(
+            time.cast(pl.Datetime("us", "UTC")).alias("pair_time"), before.alias(BEFORE),
+            time.alias(TIME), place.alias(ORDER),
+        )  # fmt: skip
+        return both.drop(f"{TIME}r", f"{BEFORE}r", f"{ORDER}r")
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return nothing: a pair is final at once."""
+        return self.empty
+
+    def report(self) -> list[str]:
+        """Return how many rows are held."""
+        left, right = self.sides
+        held = [0 if side.frame is None else side.frame.height for side in self.sides]
+        slow = min(self.sides, key=lambda side: side.mark)
+        at = "nothing yet" if slow.mark == NEVER else format_instant(slow.mark)
+        return [
+            f"{held[0]:,} rows of {left.name} and {held[1]:,} of {right.name} held for a match",
+            f"{slow.name} holds the watermark back: {at}",
+        ]
+
+
+class FrameJoiner(Operator):
+    """Rows with those of a frame."""
+
+    def __init__(self, frame: pl.DataFrame, on: tuple[str, ...], how: str) -> None:
+        self.frame, self.on, self.how = frame, list(on), how
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Return the rows with what the frame has for them."""
+        return batch.of(self.peek(batch.frame))
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows that are not final with what the frame has for them."""
+        how: Any = self.how
+        return rows[0].join(self.frame, on=self.on, how=how, maintain_order="left_right")
+
+
+class TableJoiner(Operator):
+    """Rows with a stream's table as it was when each of them was appended.
+
+    ``read(start, append_time)`` gives the table stream's rows from an offset on, up to an append
+    time, with ``_append_time``, ``_offset`` and, if there are deletions, ``_deleted``.
+    """
+
+    def __init__(
+        self, on: tuple[str, ...], how: str, columns: dict[str, str],
+        read: Callable[[int, int], tuple[pl.DataFrame, int]],
+    ) -> None:  # fmt: skip
+        self.on, self.how, self.columns, self.read = list(on), how, columns, read
+        self.known: pl.DataFrame | None = None
+        self.position = 0
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Return the rows with what the table had for them."""
+        return batch.of(self.peek(batch.frame))
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with what the table had for them."""
+        import polars as pl
+
+        left = rows[0]
+        last = int(left[APPENDED].max()) if left.height else NEVER  # type: ignore[arg-type]
+        found, self.position = self.read(self.position, last)
+        fresh = self._shaped(found)
+        self.known = fresh if self.known is None else pl.concat([self.known, fresh])
+        joined = left.join_asof(
+            self.known, on=APPENDED, by=self.on, check_sortedness=False
+        )
+        there = pl.col("\0there").fill_null(value=False)
+        if self.how == "inner":
+            result = joined.filter(there)
+        else:
+            new = [pl.when(there).then(pl.col(name)).alias(name) for name in self.columns.values()]
+            result = joined.with_columns(new)
+        if self.known.height > 100_000 and left.height:
+            old = pl.col(APPENDED) <= last
+            latest = self.known.filter(old).group_by(self.on, maintain_order=True).last()
+            self.known = pl.concat([latest.select(self.known.columns), self.known.filter(~old)])
+            self.known = self.known.sort(APPENDED, maintain_order=True)
+        return result.drop("\0there")
+
+    def _shaped(self, found: pl.DataFrame) -> pl.DataFrame:
+        import polars as pl
+
+        there = ~pl.col("_deleted") if "_deleted" in found.columns else pl.lit(value=True)
+        columns = [pl.col(old).alias(new) for old, new in self.columns.items()]
+        appended = pl.col("_append_time").cast(pl.Int64).alias(APPENDED)
+        return found.select(*self.on, *columns, appended, there.alias("\0there"))
+
+    def report(self) -> list[str]:
+        """Return how many rows of the table are held."""
+        return [f"{0 if self.known is None else self.known.height:,} rows of the table held"]
+
+
+assert {TIME, BEFORE, ORDER, APPENDED} == set(HIDDEN)

@@ -1,0 +1,438 @@
+"""The embedded engine: a plan becomes operators, and sources push batches through them.
+
+A `Runner` is one run of a plan. Whoever drives it (a collect, a follower, a job) asks for one step
+after another and gets what is final; nothing here waits, and nothing here is durable.
+
+Invariants: what comes out depends on the places of the rows, not on how they were cut into batches
+or which source was read first; a run that starts again at `since` and is taken to the same places
+is in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from streamlab import plan as p
+from streamlab.aggregate import aggregation, columns_of
+from streamlab.clock import FOREVER, NEVER
+from streamlab.duration import format_instant
+from streamlab.engines.batch import HIDDEN, Batch, Operator, Since, least, watermark
+from streamlab.engines.joins import AsofJoiner, FrameJoiner, IntervalJoiner, TableJoiner
+from streamlab.engines.rows import RowStep, TopStep, UniqueStep, filtering, mapping, projecting, sql_step
+from streamlab.engines.source import SourceReader
+from streamlab.engines.state import Panes, Sessions, Sliding, WindowOperator
+from streamlab.scan import Scan
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Runner", "visible"]
+
+EPOCH_ROWS = 1 << 19
+"""How many rows are taken through the operators at a time, at most."""
+
+ORDERED = ("First", "Last")
+
+
+def visible(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame without the hidden columns."""
+    return frame.drop([name for name in frame.columns if name in HIDDEN])
+
+
+# -- which columns are needed --------------------------------------------------------------------
+
+
+def _needed(node: p.Node, wanted: set[str] | None, found: dict[int, set[str] | None]) -> None:
+    """Note for each source the columns that a plan needs; None for all."""
+    if isinstance(node, p.Source):
+        known = found.get(id(node), set())
+        found[id(node)] = None if wanted is None or known is None else wanted | known
+        return
+    below: set[str] | None = None
+    if isinstance(node, p.Filter):
+        below = _plus(wanted, columns_of(node.conditions))
+    elif isinstance(node, p.Project):
+        roots = columns_of(node.columns)
+        below = _plus(wanted, roots) if node.keep else roots
+    elif isinstance(node, p.Aggregate) and node.window.kind != "sliding":
+        below = _plus(set(node.by), columns_of(node.columns))
+    elif isinstance(node, p.WindowSqlStep):
+        below = _plus(set(node.by), set(node.sql.columns) or None)
+    elif isinstance(node, p.Unique):
+        below = _plus(wanted, set(node.on))
+    elif isinstance(node, p.Top):
+        below = None
+    inputs = p.inputs_of(node)
+    for other in inputs:
+        kept = None if below is None else below & set(other.schema)
+        _needed(other, kept if len(inputs) == 1 else None, found)
+
+
+def _plus(some: set[str] | None, more: set[str] | None) -> set[str] | None:
+    return None if some is None or more is None else some | more
+
+
+# -- operators -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Compiler:
+    """Builds the operators of a plan, from the sources on."""
+
+    starts: Sequence[int] | None
+    everything: bool  # late rows are wanted with all their columns
+    width: int
+    columns: dict[int, set[str] | None] = field(default_factory=dict)
+    sources: list[SourceReader] = field(default_factory=list)
+    entries: list[tuple[Operator | None, int]] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def build(self, node: p.Node, root: p.Node) -> tuple[Operator | None, pl.DataFrame, int]:
+        """Return a node's operator (None for a source), its rows without rows, and their delay."""
+        if isinstance(node, p.Source):
+            return self._source(node, root)
+        built = [self.build(other, root) for other in p.inputs_of(node)]
+        empties, delays = [b[1] for b in built], [b[2] for b in built]
+        operator, empty, delay = self._operator(node, empties, delays)
+        for port, (child, _, _) in enumerate(built):
+            if child is None:
+                self._enter(node, port, operator)
+            else:
+                child.parent, child.port = operator, port
+        operator.delay = delay
+        self.operators.append(operator)
+        return operator, empty, delay
+
+    def _enter(self, node: p.Node, port: int, operator: Operator) -> None:
+        source = p.inputs_of(node)[port]
+        assert isinstance(source, p.Source)
+        index = next(i for i, (e, s) in enumerate(zip(self.entries, self._nodes, strict=True))
+                     if s is source and e[0] is None)  # fmt: skip
+        self.entries[index] = (operator, port)
+
+    _nodes: list[p.Source] = field(default_factory=list)
+
+    def _source(self, node: p.Source, root: p.Node) -> tuple[None, pl.DataFrame, int]:
+        index = len(self.sources)
+        wanted = None if self.everything else self.columns.get(id(node))
+        names = None if wanted is None else [c for c in node.schema if c in wanted]
+        appended = _has_table_join(root)
+        start = None if self.starts is None else self.starts[index]
+        reader = SourceReader(
+            node.scan, names, index, self.width, appended=appended, start=start
+        )
+        self.sources.append(reader)
+        self.entries.append((None, 0))
+        self._nodes.append(node)
+        self.names.append(node.name)
+        return None, reader.empty(), node.scan.info().delay
+
+    def _operator(
+        self, node: p.Node, empties: list[pl.DataFrame], delays: list[int]
+    ) -> tuple[Operator, pl.DataFrame, int]:
+        empty, delay = empties[0], delays[0]
+        step: Any
+        match node:
+            case p.Filter():
+                step = RowStep(filtering(node.conditions))
+            case p.Project():
+                step = RowStep(projecting(node.columns, keep=node.keep))
+            case p.RowSqlStep():
+                from streamlab.engines.sql import RowSql
+
+                step = RowStep(sql_step(RowSql(node.text, visible(empty).schema)))
+            case p.MapBatches():
+                step = RowStep(mapping(node.function, dict(node.schema)))
+            case p.Aggregate() | p.WindowSqlStep():
+                return self._window(node, empty, delay)
+            case p.Unique():
+                step = UniqueStep(node.on, node.within)
+            case p.Top():
+                above = p.windowed(node.input)
+                keys = above.by if isinstance(above, p.Aggregate) else ()
+                keys = tuple(key for key in keys if key in empty.columns)
+                step = TopStep(node.n, node.order, keys, descending=node.descending)
+            case p.AsofJoin() | p.IntervalJoin():
+                return self._join(node, empties, delays)
+            case p.FrameJoin():
+                step = FrameJoiner(node.frame, node.on, node.how)
+            case p.TableJoin():
+                step = _table_joiner(node)
+            case _:
+                raise AssertionError(node)
+        return step, step.peek(empty), delay
+
+    def _window(
+        self, node: p.Aggregate | p.WindowSqlStep, empty: pl.DataFrame, delay: int
+    ) -> tuple[Operator, pl.DataFrame, int]:
+        late = delay if node.delay is None else node.delay
+        schema = visible(empty).schema
+        if isinstance(node, p.WindowSqlStep):
+            from streamlab.engines.sql import plan_columns
+
+            how: Any = plan_columns(node.sql, schema)
+            columns = list(schema)
+        else:
+            ordered = node.window.kind == "tumbling" and not self._joined(node)
+            how = aggregation(node.columns, schema, ordered=ordered)
+            columns = [name for name in schema if name in how.columns]
+        made: Any
+        if node.window.kind == "session":
+            made = Sessions(node.window, node.by, late, how, columns)
+        elif node.window.kind == "sliding":
+            rolling = how.splits and not _by_order(node)
+            made = Sliding(node.window, node.by, late, how, columns, by_rolling=rolling)
+        else:
+            made = Panes(node.window, node.by, late, how, columns)
+        made.edge = self._edge(node)
+        made.prepare(empty)
+        return made, made.peek(empty), 0
+
+    @staticmethod
+    def _joined(node: p.Node) -> bool:
+        return len(list(p.sources_of(node))) > 1
+
+    def _edge(self, node: p.Node) -> int | None:
+        """Return the time before which rows may be missing on the left, None if none are."""
+        if self._joined(node) or any(isinstance(o, WindowOperator) for o in self.operators):
+            return None
+        source = self.sources[-1]
+        if source.scan.since is not None:
+            return source.scan.since - 1
+        return source.started if source.first > 0 and source.started != NEVER else None
+
+    def _join(
+        self, node: p.AsofJoin | p.IntervalJoin, empties: list[pl.DataFrame], delays: list[int]
+    ) -> tuple[Operator, pl.DataFrame, int]:
+        names = (_name_of(node.left), _name_of(node.right))
+        both = (delays[0], delays[1])
+        keys = node.by if isinstance(node, p.AsofJoin) else node.on
+        columns = right_columns(visible(empties[0]).columns, visible(empties[1]).columns, keys)
+        made: AsofJoiner | IntervalJoiner
+        if isinstance(node, p.AsofJoin):
+            history = self._history(node.right)
+            made = AsofJoiner(both, names, keys, node.tolerance, columns, history)
+        else:
+            made = IntervalJoiner(both, names, keys, node.low, node.high, columns)
+        made.prepare(*empties)
+        return made, made.empty, made.given_delay
+
+    def _history(self, right: p.Node) -> Callable[[], pl.DataFrame]:
+        """Return what reads the right side again, as far as this run has come with it."""
+        mine = self.sources[-len(list(p.sources_of(right))) :]
+
+        def read() -> pl.DataFrame:
+            import polars as pl
+
+            again = Runner(right, stops=[source.position for source in mine], raw=True)
+            frames = [again.empty, *again.drain()]
+            return _on_time(pl.concat(frames), again.delay)
+
+        return read
+
+
+def _on_time(frame: pl.DataFrame, delay: int) -> pl.DataFrame:
+    import polars as pl
+
+    from streamlab.engines.batch import BEFORE, TIME
+    from streamlab.engines.state import marks_of
+
+    marks = marks_of(frame[BEFORE].to_numpy(), delay)
+    return frame.filter(pl.Series(frame[TIME].to_numpy() >= marks, dtype=pl.Boolean))
+
+
+def right_columns(left: Sequence[str], right: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """Return what a join takes from its right side, and under which names."""
+    from streamlab.schema import SYSTEM_FIELDS
+
+    taken = [name for name in right if name not in keys and name not in SYSTEM_FIELDS]
+    return {name: f"{name}_right" if name in left else name for name in taken}
+
+
+def _name_of(node: p.Node) -> str:
+    return ", ".join(source.name for source in p.sources_of(node))
+
+
+def _has_table_join(node: p.Node) -> bool:
+    return isinstance(node, p.TableJoin) or any(map(_has_table_join, p.inputs_of(node)))
+
+
+def _by_order(node: p.Node) -> bool:
+    """Whether aggregates depend on the order of rows."""
+    assert isinstance(node, p.Aggregate)
+    trees = [expression.meta.serialize(format="json") for expression in node.columns]
+    return any(f'"{name}"' in text for text in trees for name in ORDERED)
+
+
+def _table_joiner(node: p.TableJoin) -> TableJoiner:
+    import polars as pl
+
+    schema = node.table.fix(pin=False).schema
+    columns = right_columns(list(node.input.schema), schema.names, node.on)
+    deleted = ["_deleted"] if "_deleted" in schema.names else []
+    names = [*node.on, *columns, "_append_time", *deleted]
+
+    def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
+        log = node.table.log
+        end = start
+        if append_time > NEVER:
+            log.settled(append_time, None)
+            end = log.reader.find_appended(log.reader.moment(), append_time + 1)
+        part = node.table.within(start, max(end, start)).fix()
+        frame = pl.from_arrow(part.reader(names).read_all())
+        assert isinstance(frame, pl.DataFrame)
+        return frame, max(start, part.stop if end > start else start)
+
+    return TableJoiner(node.on, node.how, columns, read)
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+class Runner:
+    """One run of a plan over its sources.
+
+    ``starts`` are the offsets to begin at; ``stops`` bound it. ``raw`` leaves the hidden columns.
+    """
+
+    def __init__(
+        self, plan: p.Node, *, starts: Sequence[int] | None = None,
+        stops: Sequence[int] | None = None, late: Callable[[pl.DataFrame], None] | None = None,
+        raw: bool = False,
+    ) -> None:  # fmt: skip
+        self.plan = plan
+        columns: dict[int, set[str] | None] = {}
+        _needed(plan, None, columns)
+        width = len(list(p.sources_of(plan)))
+        compiler = _Compiler(starts, late is not None, width, columns)
+        self.top, self.empty, self.delay = compiler.build(plan, plan)
+        self.sources, self.entries = compiler.sources, compiler.entries
+        self.names = compiler.names
+        self.operators = compiler.operators
+        self.raw = raw
+        self.rows_out = 0
+        self.mark = NEVER
+        for operator in self.operators:
+            if late is not None:
+                operator.on_late = lambda frame: late(visible(frame))
+        self.look(stops)
+
+    # -- driving -----------------------------------------------------------------------------
+
+    def look(self, stops: Sequence[int] | None = None) -> None:
+        """See how far the sources reach now."""
+        for index, source in enumerate(self.sources):
+            source.refresh(None if stops is None else stops[index])
+
+    def step(self, rows: int | None = None) -> pl.DataFrame | None:
+        """Take one batch of one source through; return what is final now, None if nothing came.
+
+        The source that is furthest behind in stream time goes first.
+        """
+        for source in sorted(self.sources, key=lambda s: s.stream_time):
+            batch = source.read(rows or EPOCH_ROWS)
+            if batch is not None:
+                return self._deliver(source.index, batch)
+        return None
+
+    def _deliver(self, index: int, batch: Batch) -> pl.DataFrame:
+        operator, port = self.entries[index]
+        while operator is not None:
+            batch = operator.push(port, batch)
+            operator, port = operator.parent, operator.port
+        self.mark = batch.stream_time
+        self.rows_out += batch.frame.height
+        return batch.frame if self.raw else visible(batch.frame)
+
+    def drain(self) -> Iterator[pl.DataFrame]:
+        """Yield what is final, until nothing is left of what was there at the last look."""
+        while (frame := self.step()) is not None:
+            if frame.height:
+                yield frame
+
+    def peek(self, *, raw: bool = False) -> pl.DataFrame:
+        """Return the rows that are not final, as they are now."""
+        if not self.operators:
+            return self.empty if raw else visible(self.empty)
+        found = self._peek(self.plan, iter(self.operators))
+        return found if raw else visible(found)
+
+    def _peek(self, node: p.Node, operators: Iterator[Operator]) -> pl.DataFrame:
+        if isinstance(node, p.Source):
+            return next(self._empties)
+        if node is self.plan:
+            self._empties = iter([source.empty() for source in self.sources])
+        rows = [self._peek(other, operators) for other in p.inputs_of(node)]
+        return next(operators).peek(*rows)
+
+    # -- where it stands ---------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int:
+        """The watermark of the results: nothing before it will come."""
+        return watermark(self.mark, self.delay)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The offset that each source is read from next."""
+        return tuple(source.position for source in self.sources)
+
+    def since(self) -> Since:
+        """Return the offsets from which a run has to begin to be in this state."""
+        found = least(*(operator.since() for operator in self.operators))
+        return tuple(
+            min(source.position, FOREVER if found is None else found[index])
+            for index, source in enumerate(self.sources)
+        )
+
+    @property
+    def rows_in(self) -> int:
+        """How many rows were read."""
+        return sum(source.rows_read for source in self.sources)
+
+    @property
+    def rows_late(self) -> int:
+        """How many of them no window took."""
+        return sum(operator.rows_late for operator in self.operators)
+
+    @property
+    def rows_partly_late(self) -> int:
+        """How many came too late for some of their windows."""
+        return sum(operator.rows_partly_late for operator in self.operators)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there may be rows that are not final."""
+        return any(isinstance(o, WindowOperator | AsofJoiner) for o in self.operators)
+
+    @property
+    def unordered(self) -> bool:
+        """Whether results come in an order that depends on which source was read first."""
+        for operator in reversed(self.operators):
+            if isinstance(operator, WindowOperator):
+                return False
+            if isinstance(operator, AsofJoiner | IntervalJoiner):
+                return True
+        return False
+
+    def report(self) -> list[str]:
+        """Return what is held and awaited, a line each."""
+        lines = []
+        for source, name in zip(self.sources, self.names, strict=True):
+            at = source.stream_time
+            now = "nothing yet" if at == NEVER else "the end" if at == FOREVER else format_instant(at)
+            lines.append(f"{name}: read up to offset {source.position:,}, stream time {now}")
+        for operator in self.operators:
+            lines += operator.report()
+        mark = self.watermark
+        reached = "nothing yet" if mark == NEVER else "the end" if mark == FOREVER else format_instant(mark)
+        lines.append(f"watermark of the results: {reached}")
+        return lines
+
+
+def scan_of(node: p.Node) -> Scan:
+    """Return the scan of a plan's first source."""
+    return next(p.sources_of(node)).scan

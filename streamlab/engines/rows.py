@@ -1,0 +1,234 @@
+"""Steps that look at one row at a time, and the two that look at a key's or a window's others.
+
+Invariants: the hidden columns go along untouched, and no expression of a user ever sees them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from streamlab.engines.batch import HIDDEN, ORDER, TIME, Batch, Operator, Since
+from streamlab.errors import QueryError, StreamlabError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["RowStep", "TopStep", "UniqueStep", "filtering", "mapping", "projecting", "sql_step"]
+
+Step = Callable[["pl.DataFrame"], "pl.DataFrame"]
+
+
+class RowStep(Operator):
+    """A function of rows, one at a time."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Return what becomes of the rows."""
+        return batch.of(self.step(batch.frame))
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return what becomes of rows that are not final."""
+        return self.step(rows[0])
+
+
+def hidden_of(frame: pl.DataFrame) -> list[str]:
+    """Return the hidden columns that a frame has."""
+    return [name for name in frame.columns if name in HIDDEN]
+
+
+def _computed(compute: Callable[[], pl.DataFrame], what: str) -> pl.DataFrame:
+    import polars as pl
+
+    try:
+        return compute()
+    except pl.exceptions.PolarsError as error:
+        raise QueryError(f"{what} failed: {error}") from error
+
+
+def filtering(conditions: Sequence[pl.Expr]) -> Step:
+    """Return the step that keeps rows for which all conditions are true."""
+
+    def step(frame: pl.DataFrame) -> pl.DataFrame:
+        visible = frame.drop(hidden_of(frame)) if any(_many(c) for c in conditions) else frame
+        if visible is frame:
+            return _computed(lambda: frame.filter(*conditions), "the filter")
+        kept = _computed(lambda: visible.with_row_index("\0n").filter(*conditions), "the filter")
+        return frame[kept["\0n"]]
+
+    return step
+
+
+def _many(expression: pl.Expr) -> bool:
+    return bool(expression.meta.has_multiple_outputs())
+
+
+def projecting(columns: Sequence[pl.Expr], *, keep: bool) -> Step:
+    """Return the step that computes columns, beside the others or instead of them."""
+
+    def step(frame: pl.DataFrame) -> pl.DataFrame:
+        hidden = hidden_of(frame)
+        rest = frame.select(hidden)
+        visible = frame.drop(hidden)
+        if keep:
+            done = _computed(lambda: visible.with_columns(*columns), "with_columns")
+        else:
+            names = _computed(lambda: visible.clear().select(*columns), "select").columns
+            # A literal alone would give one row: it is put beside the others first.
+            done = _computed(lambda: _beside(frame, columns, names), "select")
+        return done.with_columns(rest.get_columns())
+
+    return step
+
+
+def _beside(frame: pl.DataFrame, columns: Sequence[pl.Expr], names: list[str]) -> pl.DataFrame:
+    anchored = frame.select(*columns, frame[ORDER].alias("\0anchor"))
+    return anchored.select(names)
+
+
+def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, Any]) -> Step:
+    """Return the step of a user's function, whose first batch is checked: whole = halves."""
+    checked = False
+
+    def step(frame: pl.DataFrame) -> pl.DataFrame:
+        nonlocal checked
+        hidden = hidden_of(frame)
+        rest, visible = frame.select(hidden), frame.drop(hidden)
+        done = _called(function, visible, schema)
+        if not checked and visible.height > 1:
+            checked = True
+            half = visible.height // 2
+            parts = [_called(function, visible[:half], schema), _called(function, visible[half:], schema)]
+            import polars as pl
+
+            if not pl.concat(parts).equals(done):
+                raise QueryError(
+                    f"{_name_of(function)} is not row-wise: two halves of a batch give something else "
+                    "than the whole",
+                    hint="what needs other rows belongs into .window(...).agg(...)",
+                )
+        return done.with_columns(rest.get_columns())
+
+    return step
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", function))
+
+
+def _called(function: Any, frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:
+    import polars as pl
+
+    try:
+        done = function(frame)
+    except StreamlabError:
+        raise
+    except Exception as error:
+        raise QueryError(f"{_name_of(function)} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(done, pl.DataFrame) or done.height != frame.height:
+        got = f"{done.height} rows" if isinstance(done, pl.DataFrame) else type(done).__name__
+        raise QueryError(
+            f"{_name_of(function)} was given {frame.height} rows and returned {got}",
+            hint="map_batches takes a function that returns a pl.DataFrame of as many rows; .filter drops some",
+        )
+    if dict(done.schema) != dict(schema):
+        raise QueryError(f"{_name_of(function)} returned {dict(done.schema)}, not {dict(schema)}")
+    return done
+
+
+def sql_step(sql: Any) -> Step:
+    """Return the step of a row-wise SELECT."""
+
+    def step(frame: pl.DataFrame) -> pl.DataFrame:
+        hidden = hidden_of(frame)
+        mask, done = sql.run(frame.drop(hidden))
+        return done.with_columns(frame.select(hidden).filter(mask).get_columns())  # type: ignore[no-any-return]
+
+    return step
+
+
+class UniqueStep(Operator):
+    """Keeps a row iff no kept row of its key is less than ``within`` away in event time."""
+
+    def __init__(self, on: Sequence[str], within: int | None) -> None:
+        self.on, self.within = list(on), within
+        self.kept: dict[tuple[Any, ...], list[int]] = {}
+        self.first: Since | None = None
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Return the rows that go on."""
+        import polars as pl
+
+        if batch.frame.height:
+            self.first = self.first or batch.since
+        return batch.of(batch.frame.filter(pl.Series(self._kept(batch.frame), dtype=pl.Boolean)))
+
+    def _kept(self, frame: pl.DataFrame) -> list[bool]:
+        keys, times = frame.select(self.on).rows(), frame[TIME].to_list()
+        return [self._take(_hashable(key), time) for key, time in zip(keys, times, strict=True)]
+
+    def _take(self, key: tuple[Any, ...], time: int) -> bool:
+        times = self.kept.get(key)
+        if times is None:
+            self.kept[key] = [time]
+            return True
+        if self.within is None:
+            return False
+        at = bisect.bisect_left(times, time)
+        near = times[max(at - 1, 0) : at + 1]
+        if any(abs(time - other) < self.within for other in near):
+            return False
+        times.insert(at, time)
+        return True
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows that are not final and that no kept one stands against."""
+        import polars as pl
+
+        other = UniqueStep(self.on, self.within)
+        other.kept = {key: list(times) for key, times in self.kept.items()} if rows[0].height else {}
+        return rows[0].filter(pl.Series(other._kept(rows[0]), dtype=pl.Boolean))
+
+    def since(self) -> Since | None:
+        """Return where the first kept row stands: which rows go depends on all before them."""
+        return self.first
+
+    def report(self) -> list[str]:
+        """Return how much is remembered."""
+        return [f"{sum(map(len, self.kept.values())):,} kept times of {len(self.kept):,} keys"]
+
+
+def _hashable(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        "\0nan" if isinstance(part, float) and math.isnan(part)
+        else repr(part) if isinstance(part, list | dict) else part
+        for part in key
+    )  # fmt: skip
+
+
+class TopStep(Operator):
+    """The first rows of each window in an order; ties go by the keys."""
+
+    def __init__(self, n: int, order: pl.Expr, keys: Sequence[str], *, descending: bool) -> None:
+        self.n, self.order, self.keys, self.descending = n, order, list(keys), descending
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Return the first rows of each window."""
+        return batch.of(self.peek(batch.frame))
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the first rows of each open window."""
+        import polars as pl
+
+        frame = rows[0]
+        ranked = frame.with_columns(self.order.alias("\0rank")).sort(
+            "\0rank", *self.keys, ORDER, maintain_order=True, nulls_last=[True, *[False] * (len(self.keys) + 1)],
+            descending=[self.descending, *[False] * (len(self.keys) + 1)],
+        )  # fmt: skip
+        windows = [c for c in ("window_start", "window_end") if c in frame.columns] or [TIME]
+        best = ranked.group_by(windows, maintain_order=True).head(self.n)
+        return best.select(frame.columns).sort(ORDER) if frame.height else frame.select(pl.all())

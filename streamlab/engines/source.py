@@ -1,0 +1,185 @@
+"""The rows of a scan as batches with places: where a query's input begins.
+
+Invariants: the stream time before a row is the log's own, whatever view or filter the rows are read
+through; batches may be cut anywhere, and nothing that follows depends on where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streamlab.clock import FOREVER, NEVER
+from streamlab.engines.batch import APPENDED, BEFORE, ORDER, TIME, Batch
+from streamlab.errors import OffsetOutOfRange
+from streamlab.log.segment import Chunk
+from streamlab.scan import Scan, Snapshot, append_times, with_system
+from streamlab.schema import event_times
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["SourceReader"]
+
+Times = npt.NDArray[np.int64]
+
+
+class SourceReader:
+    """Reads a scan from some offset on, a batch at a time, and knows how far it has come."""
+
+    def __init__(
+        self, scan: Scan, columns: Sequence[str] | None, index: int, width: int, *,
+        appended: bool = False, start: int | None = None,
+    ) -> None:  # fmt: skip
+        self.scan = scan
+        self.index, self.width = index, width
+        self.appended = appended
+        self.columns = columns
+        snapshot = scan.fix()
+        self.first = snapshot.start
+        self.position = snapshot.start if start is None else start
+        self.rows_read = 0
+        self.time_column = snapshot.info.time
+        self._chunks: Iterator[Chunk] = iter(())
+        self._rest: Chunk | None = None
+        self.stream_time = NEVER
+        self._look(snapshot)
+        moment = snapshot.moment
+        if self.position > snapshot.stop:
+            raise OffsetOutOfRange(
+                f"offset {self.position} is not in stream {snapshot.info.name!r} yet, which ends at "
+                f"{snapshot.stop}",
+                asked=self.position, available=range(snapshot.start, snapshot.stop),
+            )  # fmt: skip
+        self.stream_time = self._before(moment)
+        self.started = self.stream_time
+
+    def _before(self, moment: Any) -> int:
+        reader = self.scan.log.reader
+        return reader.stream_time_before(moment, self.position, self.time_column)
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """Take what there is from here on."""
+        self.snapshot = snapshot
+        self.names = list(snapshot.schema.names) if self.columns is None else list(self.columns)
+        self.schema = pa.schema([snapshot.schema.field(name) for name in self.names])
+        read = list(self.names)
+        if self.time_column and self.time_column not in read:
+            read.append(self.time_column)
+        self._read_schema = pa.schema([snapshot.schema.field(name) for name in read])
+        self._chunks = iter(())
+        self._rest = None
+
+    def refresh(self, stop: int | None = None, *, pin: bool = True) -> None:
+        """Look how far the log reaches now, or up to ``stop`` only.
+
+        Raises:
+            OffsetOutOfRange: rows that were not read yet have been removed.
+        """
+        if self.scan.fixed is not None and stop is None and self.position >= self.snapshot.stop:
+            return
+        scan = replace(self.scan, start=max(self.scan.start, self.position))
+        if stop is not None:
+            scan = replace(scan, stop=stop if scan.stop is None else min(stop, scan.stop))
+        snapshot = scan.fix(pin=pin)
+        if snapshot.start > self.position:
+            raise OffsetOutOfRange(
+                f"offset {self.position} of stream {snapshot.info.name!r} was removed before the "
+                f"query read it; the stream begins at {snapshot.start} now",
+                asked=self.position, available=range(snapshot.start, snapshot.stop),
+            )  # fmt: skip
+        self._look(snapshot)
+        part = replace(snapshot, start=self.position, since=None, until=None)
+        self._chunks = part.chunks(part.segments()) if self.position < snapshot.stop else iter(())
+
+    @property
+    def lag(self) -> int:
+        """How many rows there are that were not read, at the last look."""
+        return max(0, self.snapshot.stop - self.position)
+
+    def empty(self) -> pl.DataFrame:
+        """Return no rows, with all columns."""
+        return self._frame([], [], np.empty(0, np.int64), np.empty(0, np.int64), 0)
+
+    def read(self, rows: int) -> Batch | None:
+        """Return the next rows, at most so many; or stream time alone that moved on; or None."""
+        place: list[int] = [FOREVER] * self.width
+        place[self.index] = self.position
+        parts, count = [], 0
+        while count < rows and (chunk := self._next(rows - count)) is not None:
+            parts.append(chunk)
+            count += chunk.batch.num_rows
+        moment = self.snapshot.moment
+        if not parts:
+            if self.position == moment.end and moment.stream_time > self.stream_time:
+                self.stream_time = moment.stream_time
+                return Batch(self.empty(), self.stream_time, tuple(place))
+            return None
+        times, before = self._times(parts)
+        self.stream_time = max(int(before[-1]), int(times[-1]))
+        start = self.position
+        self.position += count
+        self.rows_read += count
+        if self.position == moment.end:
+            self.stream_time = max(self.stream_time, moment.stream_time)
+        disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
+        frame = self._frame(parts, [start, self.position], times, before, count)
+        if self.snapshot.since is not None or self.snapshot.until is not None:
+            low = NEVER if self.snapshot.since is None else self.snapshot.since
+            high = FOREVER if self.snapshot.until is None else self.snapshot.until
+            import polars as pl
+
+            frame = frame.filter((pl.col(TIME) >= low) & (pl.col(TIME) < high))
+        return Batch(frame, self.stream_time, tuple(place), disorder)
+
+    def _next(self, rows: int) -> Chunk | None:
+        chunk = self._rest or next(self._chunks, None)
+        self._rest = None
+        if chunk is not None and chunk.batch.num_rows > rows:
+            rest = chunk.batch.slice(rows)
+            self._rest = chunk._replace(base=chunk.base + rows, batch=rest)
+            chunk = chunk._replace(batch=chunk.batch.slice(0, rows))
+        return chunk
+
+    def _times(self, parts: list[Chunk]) -> tuple[Times, Times]:
+        """Return the event time of each row, and the stream time before it."""
+        if self.time_column is None:
+            times = np.concatenate([append_times(chunk) for chunk in parts])
+        else:
+            name = self.time_column
+            times = np.concatenate([event_times(c.batch.column(name), name) for c in parts])
+        before = np.empty_like(times)
+        before[0] = self.stream_time
+        before[1:] = times[:-1]
+        at = 0
+        for chunk in parts:
+            runs = chunk.runs
+            places = runs["base"] - chunk.base + at
+            inside = places < len(before)
+            places, marks = places[inside], runs["before"][inside]
+            if len(places):
+                before[places] = np.maximum(before[places], marks)
+            at += chunk.batch.num_rows
+        return times, np.maximum.accumulate(before)
+
+    def _frame(
+        self, parts: list[Chunk], span: list[int], times: Times, before: Times, count: int
+    ) -> pl.DataFrame:
+        import polars as pl
+
+        found = [with_system(chunk, self._read_schema) for chunk in parts]
+        table = pa.Table.from_batches(found, self._read_schema).select(self.names)
+        frame = pl.from_arrow(table) if self.names else pl.DataFrame()
+        assert isinstance(frame, pl.DataFrame)
+        offsets = np.arange(*span, dtype=np.int64) if span else np.empty(0, np.int64)
+        hidden = [pl.Series(TIME, times), pl.Series(BEFORE, before), pl.Series(ORDER, offsets)]
+        if self.appended:
+            stamps = [append_times(chunk) for chunk in parts]
+            values = np.concatenate(stamps) if stamps else np.empty(0, np.int64)
+            hidden.append(pl.Series(APPENDED, values))
+        return frame.with_columns(hidden) if self.names else pl.DataFrame(hidden)

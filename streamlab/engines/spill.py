@@ -1,0 +1,126 @@
+"""Frames that are held for a while: in memory, and beyond a limit in Arrow files.
+
+Invariants: rows come back in the order in which they were added; a file is gone when the store is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Store"]
+
+LIMIT_BYTES = 512 << 20
+"""How much a store holds in memory."""
+
+MANY_PARTS, MANY_ROWS = 16, 200_000
+
+
+class Store:
+    """Frames of one schema, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.parts: list[pl.DataFrame | Path] = []
+        self.merged_rows = 0
+        self._heights: list[int] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def copy(self) -> Store:
+        """Return another store with the same frames."""
+        other = Store()
+        other.parts, other.merged_rows = list(self.parts), self.merged_rows
+        other._heights, other._folder = list(self._heights), self._folder
+        return other
+
+    @property
+    def height(self) -> int:
+        """How many rows are held."""
+        return sum(self._heights)
+
+    @property
+    def where(self) -> str:
+        """A remark on what is held on disk."""
+        files = sum(isinstance(part, Path) for part in self.parts)
+        return f" ({files} files on disk)" if files else ""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is more than a merge would leave."""
+        if len(self.parts) > MANY_PARTS * 4:
+            return True
+        return len(self.parts) > 1 and self.height > 2 * self.merged_rows + MANY_ROWS
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Hold a frame."""
+        self.parts.append(frame)
+        self._heights.append(frame.height)
+        held = [part for part in self.parts if not isinstance(part, Path)]
+        if len(held) and sum(part.estimated_size() for part in held) > LIMIT_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="streamlab-state-")
+        for index, part in enumerate(self.parts):
+            if not isinstance(part, Path):
+                path = Path(self._folder.name) / f"{uuid.uuid4().hex}.arrow"
+                part.write_ipc(path)
+                self.parts[index] = path
+
+    def gather(self, empty: pl.DataFrame, chosen: pl.Series | None, column: str) -> pl.DataFrame:
+        """Return all rows held whose ``column`` is one of ``chosen``; all of them for None."""
+        import polars as pl
+
+        found = [empty]
+        if chosen is not None and not len(chosen):
+            return empty
+        for part in self.parts:
+            lazy = pl.scan_ipc(part) if isinstance(part, Path) else part.lazy()
+            if chosen is not None:
+                lazy = lazy.filter(pl.col(column).is_in(chosen.implode()))
+            found.append(lazy.collect().select(empty.columns))
+        return pl.concat(found)
+
+    def replace(self, frame: pl.DataFrame) -> None:
+        """Hold this instead of everything."""
+        self.parts, self._heights = ([frame], [frame.height]) if frame.height else ([], [])
+
+    def drop(self, kept: Container[int], column: str) -> None:
+        """Let go of rows whose ``column`` is not among ``kept``; of a file only when all are."""
+        import polars as pl
+
+        parts: list[pl.DataFrame | Path] = []
+        heights = []
+        for part, height in zip(self.parts, self._heights, strict=True):
+            if isinstance(part, Path):
+                values = pl.scan_ipc(part).select(pl.col(column).unique()).collect()[column]
+                if any(value in kept for value in values.to_list()):
+                    parts.append(part)
+                    heights.append(height)
+                continue
+            values = part[column].unique().to_list()
+            keep = [value for value in values if value in kept]
+            rest = part if len(keep) == len(values) else part.filter(pl.col(column).is_in(keep))
+            if rest.height:
+                parts.append(rest)
+                heights.append(rest.height)
+        self.parts, self._heights = parts, heights
+
+    def merge(self, how: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+        """Make one frame of those in memory."""
+        import polars as pl
+
+        held = [part for part in self.parts if not isinstance(part, Path)]
+        files = [p for p in self.parts if isinstance(p, Path)]
+        if len(held) < 2:
+            return
+        counts = [h for p, h in zip(self.parts, self._heights, strict=True) if isinstance(p, Path)]
+        merged = how(pl.concat(held)).select(held[0].columns)
+        self.parts, self._heights = [*files, merged], [*counts, merged.height]
+        self.merged_rows = merged.height

@@ -1,0 +1,652 @@
+"""Queries: what is asked of streams, written step by step, answered over history or live.
+
+A `Query` is immutable and lazy; each step gives a new one. The same object is collected, followed,
+run as a job, traced and explained, and always means the same rows. Nothing is computed here: steps
+are checked and put into a plan, which an engine runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from streamlab import plan as p
+from streamlab.aggregate import aggregation, check_rowwise
+from streamlab.duration import Duration, parse_delay, parse_duration
+from streamlab.engines.batch import ORDER
+from streamlab.engines.local import Runner, right_columns, visible
+from streamlab.errors import QueryError
+from streamlab.scan import Scan
+from streamlab.schema import SYSTEM_FIELDS
+from streamlab.window import Window
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from streamlab.job import Job
+
+__all__ = ["Query", "Querying", "Windowed", "from_sql"]
+
+LATE_SHARE = 0.01
+"""Above this share of late rows a collect says so."""
+
+Emit = Literal["final", "changes"]
+
+
+def fitting(compute: Callable[[], Any], node: p.Node, what: str) -> Any:
+    """Return what Polars makes of a step's columns.
+
+    Raises:
+        QueryError: a column that is not there, with the nearest ones, or types that do not fit.
+    """
+    import polars as pl
+
+    try:
+        return compute()
+    except pl.exceptions.ColumnNotFoundError as error:
+        missing = str(error).splitlines()[0].strip().split('"')
+        name = missing[1] if len(missing) > 1 else missing[0].split(":")[-1].strip()
+        raise no_column(name, node.schema, what) from error
+    except pl.exceptions.PolarsError as error:
+        raise QueryError(f"{what} does not fit the rows: {str(error).splitlines()[0]}") from error
+
+
+def no_column(name: str, schema: Mapping[str, Any], what: str) -> QueryError:
+    """Return the error for a column that is not there."""
+    near = difflib.get_close_matches(name, list(schema), n=2)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else None
+    hint = hint or f"there are {', '.join(schema)}"
+    return QueryError(f"{what}: there is no column {name!r}", hint=hint)
+
+
+def names_of(value: Any, node: p.Node, what: str) -> tuple[str, ...]:
+    """Return column names that were given as one, several or none.
+
+    Raises:
+        QueryError: one of them is not there, or is no name.
+    """
+    if value is None:
+        return ()
+    import polars as pl
+
+    given = [value] if isinstance(value, str | pl.Expr) else list(value)
+    names = []
+    for one in given:
+        name = one.meta.output_name() if isinstance(one, pl.Expr) and one.meta.is_column() else one
+        if not isinstance(name, str):
+            raise QueryError(
+                f"{what} takes names of columns; got {one!r}",
+                hint="compute it first: .with_columns(k=...).window(..., by='k')",
+            )
+        if name not in node.schema:
+            raise no_column(name, node.schema, what)
+        names.append(name)
+    if len(set(names)) < len(names):
+        raise QueryError(f"{what} names a column twice: {', '.join(names)}")
+    return tuple(names)
+
+
+class Querying:
+    """What a stream and a query have in common: steps, and ways to the answer."""
+
+    _jobs: Any  # runs and remembers jobs
+
+    def _node(self) -> p.Node:
+        raise NotImplementedError
+
+    def _then(self, node: p.Node) -> Query:
+        return Query(node, self._jobs)
+
+    # -- row-wise steps ----------------------------------------------------------------------
+
+    def filter(self, *conditions: pl.Expr, **equal: Any) -> Query:
+        """Keep rows for which all conditions are true; ``symbol="A"`` means that it equals it.
+
+        Raises:
+            QueryError: a condition that needs other rows, or a column that is not there.
+        """
+        import polars as pl
+
+        node = self._node()
+        terms = [*conditions, *(pl.col(name) == value for name, value in equal.items())]
+        exprs = [e if isinstance(e, pl.Expr) else pl.lit(e) for e in terms]
+        if not exprs:
+            raise QueryError("filter takes a condition", hint='filter(pl.col("price") > 0)')
+        for expr in exprs:
+            check_rowwise(expr, "filter")
+        frame = pl.LazyFrame(schema=dict(node.schema))
+        fitting(lambda: frame.filter(*exprs).collect_schema(), node, "filter")
+        fitting(lambda: frame.filter(*exprs).collect(), node, "filter")
+        return self._then(p.Filter(node, tuple(exprs), node.schema))
+
+    def with_columns(self, *columns: Any, **named: Any) -> Query:
+        """Add columns computed from each row, or replace some.
+
+        Raises:
+            QueryError: an expression that needs other rows, or a column that is not there.
+        """
+        return self._project(columns, named, keep=True)
+
+    def select(self, *columns: Any, **named: Any) -> Query:
+        """Keep these columns only, computed from each row.
+
+        Raises:
+            QueryError: an expression that needs other rows, or a column that is not there.
+        """
+        return self._project(columns, named, keep=False)
+
+    def _project(self, columns: Sequence[Any], named: Mapping[str, Any], *, keep: bool) -> Query:
+        import polars as pl
+
+        node, what = self._node(), "with_columns" if keep else "select"
+        flat = [c for given in columns for c in (given if isinstance(given, list | tuple) else [given])]
+        exprs = [pl.col(c) if isinstance(c, str) else c if isinstance(c, pl.Expr) else pl.lit(c) for c in flat]
+        exprs += [
+            (e if isinstance(e, pl.Expr) else pl.col(e) if isinstance(e, str) and not keep else pl.lit(e)).alias(name)
+            for name, e in named.items()
+        ]  # fmt: skip
+        for expr in exprs:
+            check_rowwise(expr, what)
+        frame = pl.LazyFrame(schema=dict(node.schema))
+        chosen = frame.with_columns(exprs) if keep else frame.select(exprs)
+        schema = dict(fitting(chosen.collect_schema, node, what))
+        if not schema:
+            raise QueryError("select takes at least one column")
+        for name in schema:
+            system = name in SYSTEM_FIELDS and schema[name] == node.schema.get(name)
+            if not system and (name.startswith("\0") or name in SYSTEM_FIELDS):
+                raise QueryError(f"{what}: {name!r} is the name of a system column")
+        return self._then(p.Project(node, tuple(exprs), keep, schema))
+
+    def sql(self, text: str) -> Query:
+        """Compute rows with a SELECT over ``this``, in DuckDB's dialect, a row at a time.
+
+        Raises:
+            QueryError: it needs other rows (aggregates, OVER, ORDER BY, joins), or does not parse.
+        """
+        import polars as pl
+
+        from streamlab.engines.sql import RowSql
+
+        node = self._node()
+        checked = RowSql(text, pl.Schema(dict(node.schema)))
+        return self._then(p.RowSqlStep(node, text, dict(checked.output)))
+
+    def map_batches(
+        self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Mapping[str, Any] | None = None
+    ) -> Query:
+        """Apply a function of a frame that treats each row alone, and returns as many rows.
+
+        ``schema`` says what it returns (names to Polars types); without it, what it is given. The
+        first batch of a run is checked: the whole must give what its halves give.
+        """
+        node = self._node()
+        if not callable(function):
+            raise QueryError(f"map_batches takes a function; got {function!r}")
+        return self._then(p.MapBatches(node, function, dict(schema or node.schema)))
+
+    # -- windows -----------------------------------------------------------------------------
+
+    def window(
+        self, window: Window, by: Any = None, delay: Duration | Literal["inf"] | None = None
+    ) -> Windowed:
+        """Divide rows into windows, per values of the columns ``by``; `Windowed.agg` says of what.
+
+        ``delay`` is how far out of order rows may come; without it, the stream's own. ``"inf"``
+        waits for ``advance("end")``.
+
+        Raises:
+            QueryError: no window, or a column that is not there.
+            InvalidDuration: a delay that is none.
+        """
+        node = self._node()
+        if not isinstance(window, Window):
+            raise QueryError(
+                f"window takes a window; got {window!r}",
+                hint='sl.tumbling("1m"), sl.hopping("5m", every="1m"), sl.session("30s"), ...',
+            )
+        keys = names_of(by, node, "by")
+        return Windowed(self, node, window, keys, None if delay is None else parse_delay(delay))
+
+    def top(self, n: int, order: Any, *, descending: bool = True) -> Query:
+        """Keep the ``n`` rows of each window that come first in an order; ties go by the keys.
+
+        Raises:
+            QueryError: there is no window before it.
+        """
+        import polars as pl
+
+        node = self._node()
+        if p.windowed(node) is None:
+            raise QueryError("top is per window", hint="write it after .window(...).agg(...)")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise QueryError(f"top takes a number of rows; got {n!r}")
+        expr = pl.col(order) if isinstance(order, str) else order
+        check_rowwise(expr, "order")
+        frame = pl.LazyFrame(schema=dict(node.schema))
+        fitting(frame.select(expr).collect_schema, node, "order")
+        return self._then(p.Top(node, n, expr, descending, node.schema))
+
+    def unique(self, on: Any, within: Duration | None = None) -> Query:
+        """Drop a row if a kept row of the same key is less than ``within`` away in event time.
+
+        Without ``within`` only the first row of a key is kept.
+        """
+        node = self._node()
+        limit = None if within is None else parse_duration(within, what="within")
+        keys = names_of(on, node, "on")
+        if not keys:
+            raise QueryError("unique takes the columns that make a row the same", hint='unique("id")')
+        return self._then(p.Unique(node, keys, limit, node.schema))
+
+    # -- joins -------------------------------------------------------------------------------
+
+    def join_asof(self, other: Querying, by: Any = None, tolerance: Duration | None = None) -> Query:
+        """Give each row the latest row of another stream at or before its event time.
+
+        Rows wait until the other stream's watermark has passed them.
+
+        Raises:
+            QueryError: the other side is no stream or query, or a key is missing on a side.
+        """
+        left = self._node()
+        right = _node_of(other, "join_asof")
+        keys = names_of(by, left, "by")
+        names_of(by, right, "by, on the right side")
+        _same_types(left, right, keys)
+        limit = None if tolerance is None else parse_duration(tolerance, what="tolerance")
+        schema = _joined_schema(left, right, keys)
+        return self._then(p.AsofJoin(left, right, keys, limit, schema))
+
+    def join(
+        self, other: Any, on: Any = None, within: tuple[str, str] | None = None,
+        how: Literal["inner", "left"] = "inner",
+    ) -> Query:  # fmt: skip
+        """Join with another stream within an interval, with a frame, or with a stream's table.
+
+        For two streams ``within=("-5m", "10m")`` says how far the right row's event time may lie
+        from the left one's. A table is taken as it was when the row was appended.
+
+        Raises:
+            QueryError: two streams without ``within``, or keys that do not fit.
+        """
+        import polars as pl
+
+        left = self._node()
+        keys = names_of(on, left, "on")
+        if how not in ("inner", "left"):
+            raise QueryError(f'how is "inner" or "left"; got {how!r}')
+        if isinstance(other, Querying):
+            return self._join_stream(left, other, on, keys, within, how)
+        if within is not None:
+            raise QueryError("within is for a join of two streams")
+        if not keys:
+            raise QueryError("a join with a table needs on=", hint='join(frame, on="symbol")')
+        if hasattr(other, "_table_scan"):
+            return self._join_table(left, other, keys, how)
+        if not isinstance(other, pl.DataFrame):
+            if not hasattr(other, "__arrow_c_stream__"):
+                raise QueryError(f"join takes a stream, a query, a table or a frame; got {other!r}")
+            other = pl.DataFrame(other)
+        lazy = pl.LazyFrame(schema=dict(left.schema)).join(other.clear().lazy(), on=list(keys), how=how)
+        schema = dict(fitting(lazy.collect_schema, left, "join"))
+        return self._then(p.FrameJoin(left, other, keys, how, schema))
+
+    def _join_stream(
+        self, left: p.Node, other: Querying, on: Any, keys: tuple[str, ...],
+        within: tuple[str, str] | None, how: str,
+    ) -> Query:  # fmt: skip
+        import polars as pl
+
+        right = other._node()
+        if within is None:
+            raise QueryError(
+                "two streams never end: a join of them needs within=(low, high)",
+                hint='join(other, on="id", within=("-5m", "10m")), join_asof for the latest row before, '
+                "or join(stream.table(), on=...) for the table as it was",
+            )
+        if how != "inner":
+            raise QueryError("a join of two streams is inner", hint="join_asof keeps all left rows")
+        names_of(on, right, "on, on the right side")
+        _same_types(left, right, keys)
+        low, high = (_signed(edge) for edge in within)
+        if low > high:
+            raise QueryError(f"within={within!r} is the wrong way round")
+        schema = {**_joined_schema(left, right, keys), "pair_time": pl.Datetime("us", "UTC")}
+        return self._then(p.IntervalJoin(left, right, keys, low, high, schema))
+
+    def _join_table(self, left: p.Node, table: Any, keys: tuple[str, ...], how: str) -> Query:
+        scan = table._table_scan
+        if set(keys) != set(table.key):
+            raise QueryError(
+                f"a table is joined by its key, {', '.join(table.key)}; got on={', '.join(keys)}"
+            )
+        right = source_of(scan)
+        schema = _joined_schema(left, right, keys)
+        return self._then(p.TableJoin(left, scan, right.name, table.key, keys, how, schema))
+
+    # -- answers over history ----------------------------------------------------------------
+
+    def _runner(self, **options: Any) -> Runner:
+        return Runner(self._node(), **options)
+
+    def collect(self, emit: Literal["all", "final"] = "all", *, progress: bool | None = None) -> pl.DataFrame:
+        """Answer over the history there is now.
+
+        ``"final"`` gives what can no longer change; ``"all"`` the open windows too, as they are, with
+        a column ``_final``. Windows come in the order (window_end, window_start, keys).
+        """
+        import polars as pl
+
+        from streamlab.progress import progress_bar
+
+        if emit not in ("all", "final"):
+            raise QueryError(
+                f'collect takes emit="all" or "final"; got {emit!r}',
+                hint='changes come from .follow(emit="changes") or .run(into, emit="changes")',
+            )
+        runner = self._runner(raw=True)
+        frames = [runner.empty]
+        total, done = sum(source.lag for source in runner.sources), 0
+        with progress_bar(total, "collect", "rows", progress) as bar:
+            while (frame := runner.step()) is not None:
+                frames.append(frame)
+                bar.update(runner.rows_in - done)
+                done = runner.rows_in
+        _warn_of_late(runner)
+        found = pl.concat([f for f in frames if f.height] or [runner.empty])
+        if emit == "all" and runner.stateful:
+            lit = pl.lit
+            rest = runner.peek(raw=True).select(found.columns)
+            found = pl.concat([
+                found.with_columns(lit(value=True).alias("_final")),
+                rest.with_columns(lit(value=False).alias("_final")),
+            ])  # fmt: skip
+        return visible(found.sort(ORDER) if runner.unordered else found)
+
+    def late(self) -> pl.DataFrame:
+        """Return the rows that no window took, with ``_watermark`` and ``late_by``.
+
+        ``late_by`` is how much more delay would have kept a row.
+        """
+        import polars as pl
+
+        found: list[pl.DataFrame] = []
+        runner = self._runner(late=found.append)
+        for _ in runner.drain():
+            pass
+        if found:
+            return pl.concat(found, how="diagonal")
+        windowing = next((n for n in _walk(self._node()) if isinstance(n, p.Aggregate | p.WindowSqlStep)), None)
+        below = self._node() if windowing is None else windowing.input
+        extra = {"_watermark": pl.Datetime("us", "UTC"), "late_by": pl.Duration("us")}
+        return pl.DataFrame(schema={**below.schema, **extra})
+
+    def lateness(
+        self, delays: Sequence[Duration] = ("0s", "1s", "5s", "30s")
+    ) -> pl.DataFrame:
+        """Count the late rows of this query's history for each of several delays.
+
+        Columns: ``delay``, ``rows``, ``rows_late``, ``rows_partly_late``, ``late_share``. A stream
+        without a window counts rows behind the watermark.
+        """
+        import polars as pl
+
+        node = self._node()
+        if not any(isinstance(n, p.Aggregate | p.WindowSqlStep) for n in _walk(node)):
+            node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
+        counted = []
+        for delay in delays:
+            micros = parse_delay(delay)
+            runner = Runner(_delayed(node, micros))
+            for _ in runner.drain():
+                pass
+            rows = runner.rows_in
+            share = runner.rows_late / rows if rows else 0.0
+            counted.append((str(delay), rows, runner.rows_late, runner.rows_partly_late, share))
+        names = ["delay", "rows", "rows_late", "rows_partly_late", "late_share"]
+        kinds = [pl.String, pl.Int64, pl.Int64, pl.Int64, pl.Float64]
+        return pl.DataFrame(counted, schema=dict(zip(names, kinds, strict=True)), orient="row")
+
+    def compare(self, other: Querying) -> pl.DataFrame:
+        """Return the rows on which two queries differ, ``_side`` telling whose they are.
+
+        Both are collected with ``emit="all"``; no row means that they agree.
+        """
+        import polars as pl
+
+        one, two = self.collect(), other.collect()
+        if set(one.columns) != set(two.columns):
+            missing = set(one.columns) ^ set(two.columns)
+            raise QueryError(f"the two queries have different columns: {', '.join(sorted(missing))}")
+        two = two.select(one.columns).cast(dict(one.schema))
+        keys = one.columns
+        left = one.join(two, on=keys, how="anti", nulls_equal=True)
+        right = two.join(one, on=keys, how="anti", nulls_equal=True)
+        return pl.concat([
+            left.with_columns(pl.lit("left").alias("_side")),
+            right.with_columns(pl.lit("right").alias("_side")),
+        ])  # fmt: skip
+
+    def trace(self, **keys: Any) -> pl.DataFrame:
+        """Return the input rows behind one row of the result, read from the log.
+
+        Name it by its keys and window: ``q.trace(symbol="A", window_start=t)``. For a query over one
+        stream these are the stream's own rows, with their offsets.
+
+        Raises:
+            QueryError: there is no window, or a key is none of the result's columns.
+        """
+        from streamlab.lineage import trace
+
+        return trace(self._node(), keys)
+
+    def explain(self) -> str:
+        """Return what the query does, how, what is held, and what it waits for."""
+        from streamlab.lineage import explain
+
+        return explain(self._node())
+
+    # -- answers that go on ------------------------------------------------------------------
+
+    def run(
+        self, into: Any = None, *, start: Any = "earliest", emit: Emit = "final",
+        follow: bool = True, name: str | None = None, restart: bool = False,
+    ) -> Job:  # fmt: skip
+        """Run in the background, and deliver results; return the job.
+
+        ``into`` is a stream's name (it is made), ``sl.duckdb(path, table=)``, a function of a
+        ``pl.DataFrame``, or None (the job holds the last results). Each result gets into a stream or
+        a database once, whatever is killed when. Run again, the same query is the same job, and goes
+        on where it was. ``start`` says from where results are wanted. ``follow=False`` ends at the
+        end of what there is now.
+
+        Raises:
+            QueryError: the name belongs to another query; ``restart=True`` begins anew.
+        """
+        if emit not in ("final", "changes"):
+            raise QueryError(f'emit is "final" or "changes"; got {emit!r}')
+        job: Job = self._jobs.start(
+            self._node(), into, start=start, emit=emit, follow=follow, name=name, restart=restart
+        )
+        return job
+
+
+class Query(Querying):
+    """Steps over streams, not yet run; made by the methods of `Stream` and by ``lab.query``."""
+
+    def __init__(self, node: p.Node, jobs: Any) -> None:
+        self._plan = node
+        self._jobs = jobs
+
+    def _node(self) -> p.Node:
+        return self._plan
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The columns of the result: names to Polars types."""
+        return dict(self._plan.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns of the result."""
+        return list(self._plan.schema)
+
+    def __repr__(self) -> str:
+        return "\n  ".join(["Query", *p.describe(self._plan)])
+
+    def follow(
+        self, start: Any = "earliest", emit: Emit = "final", *, timeout: float | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Iterate over results in the foreground, as they come; ends after ``timeout`` idle seconds."""
+        from streamlab.job import results
+
+        return results(self._plan, start, emit, timeout)
+
+
+class Windowed:
+    """Rows divided into windows, waiting to be told what to compute; see `Querying.window`."""
+
+    def __init__(
+        self, query: Querying, node: p.Node, window: Window, by: tuple[str, ...], delay: int | None
+    ) -> None:
+        self._query, self._input, self._window, self._by, self._delay = query, node, window, by, delay
+
+    def __repr__(self) -> str:
+        by = f" by {', '.join(self._by)}" if self._by else ""
+        return f"<{self._window}{by}: .agg(...) says what to compute>"
+
+    def agg(self, *columns: Any, **named: Any) -> Query:
+        """Compute aggregates of each window, with any Polars expressions.
+
+        The result has the keys, ``window_start``, ``window_end`` (exclusive), ``window_time`` and the
+        aggregates; a sliding window adds the aggregates to each row.
+
+        Raises:
+            QueryError: a column that is not there, or a name that is taken.
+        """
+        import polars as pl
+
+        node = self._input
+        flat = [c for given in columns for c in (given if isinstance(given, list | tuple) else [given])]
+        exprs = [*flat, *(e.alias(name) if isinstance(e, pl.Expr) else pl.lit(e).alias(name) for name, e in named.items())]
+        if not exprs:
+            raise QueryError("agg takes aggregates", hint="agg(n=pl.len())")
+        for expr in exprs:
+            if not isinstance(expr, pl.Expr):
+                raise QueryError(f"agg takes Polars expressions; got {expr!r}", hint="agg(n=pl.len())")
+            for name in [] if expr.meta.has_multiple_outputs() else expr.meta.root_names():
+                if name not in node.schema:
+                    raise no_column(name, node.schema, "agg")
+        how = aggregation(exprs, node.schema)
+        schema = {**self._keys(), **how.dtypes}
+        taken = [name for name in how.names if name in self._keys()]
+        if taken:
+            raise QueryError(f"the aggregate {taken[0]!r} has the name of another column of the result",
+                             hint=f"agg({taken[0]}_=...)")  # fmt: skip
+        return self._query._then(
+            p.Aggregate(node, self._window, self._by, self._delay, tuple(exprs), schema)
+        )
+
+    def _keys(self) -> dict[str, Any]:
+        import polars as pl
+
+        if self._window.kind == "sliding":
+            return dict(self._input.schema)
+        kind = pl.Datetime("us", "UTC")
+        keys = {name: self._input.schema[name] for name in self._by}
+        return {**keys, "window_start": kind, "window_end": kind, "window_time": kind}
+
+
+# -- pieces --------------------------------------------------------------------------------------
+
+
+def source_of(scan: Scan) -> p.Source:
+    """Return the plan of a scan's rows."""
+    import polars as pl
+
+    snapshot = scan.fix(pin=False)
+    frame = pl.from_arrow(snapshot.schema.empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return p.Source(scan, snapshot.info.name, dict(frame.schema))
+
+
+def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
+    """Return the query that an SQL text asks for; ``scan_of`` finds streams by name."""
+    import polars as pl
+
+    from streamlab.engines.sql import RowQuery, parse_query, plan_columns
+
+    asked = parse_query(text)
+    source: p.Node = source_of(scan_of(asked.stream))
+    query = Query(source, jobs)
+    if isinstance(asked, RowQuery):
+        return query.sql(asked.text)
+    if asked.source is not None:
+        query = query.sql(asked.source)
+    node = query._node()
+    by = names_of(list(asked.session_key), node, "session key")
+    checked = plan_columns(asked, pl.Schema(dict(node.schema)))
+    delay = None if asked.delay is None else parse_delay(asked.delay) if isinstance(asked.delay, str) else asked.delay
+    step = p.WindowSqlStep(node, asked.window, by, delay, asked, dict(checked.output))
+    return Query(step, jobs)
+
+
+def _node_of(other: Any, what: str) -> p.Node:
+    if not isinstance(other, Querying):
+        raise QueryError(f"{what} takes a stream or a query; got {type(other).__name__}")
+    return other._node()
+
+
+def _same_types(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if left.schema[key] != right.schema[key]:
+            raise QueryError(
+                f"key {key!r} is {left.schema[key]} on the left and {right.schema[key]} on the right",
+                hint=f"cast one of them: .with_columns(pl.col({key!r}).cast(...))",
+            )
+
+
+def _joined_schema(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> dict[str, Any]:
+    taken = right_columns(list(left.schema), list(right.schema), keys)
+    return {**left.schema, **{new: right.schema[old] for old, new in taken.items()}}
+
+
+def _signed(edge: Any) -> int:
+    if isinstance(edge, str) and edge.lstrip().startswith("-"):
+        return -parse_duration(edge.lstrip()[1:], what="within")
+    import datetime as dt
+
+    if isinstance(edge, dt.timedelta) and edge < dt.timedelta(0):
+        return -parse_duration(-edge, what="within")
+    return parse_duration(edge, what="within")
+
+
+def _walk(node: p.Node) -> Iterator[p.Node]:
+    yield node
+    for other in p.inputs_of(node):
+        yield from _walk(other)
+
+
+def _delayed(node: p.Node, delay: int) -> p.Node:
+    """Return a plan whose first windows have this delay."""
+    inputs = p.inputs_of(node)
+    inner = any(isinstance(n, p.Aggregate | p.WindowSqlStep) for other in inputs for n in _walk(other))
+    if isinstance(node, p.Aggregate | p.WindowSqlStep) and not inner:
+        return replace(node, delay=delay)
+    if not inputs or not inner:
+        return node
+    return replace(node, input=_delayed(inputs[0], delay))  # type: ignore[call-arg]
+
+
+def _warn_of_late(runner: Runner) -> None:
+    if runner.rows_late > LATE_SHARE * max(runner.rows_in, 1):
+        share = runner.rows_late / runner.rows_in
+        warnings.warn(
+            f"{runner.rows_late:,} of {runner.rows_in:,} rows ({share:.1%}) came too late for every window; "
+            ".late() shows them, .lateness() what a longer delay would keep: .window(..., delay=...)",
+            stacklevel=3,
+        )

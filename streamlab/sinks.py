@@ -1,0 +1,336 @@
+"""Where a job's results go: a stream, a database, a function, or memory.
+
+A sink remembers the job's place together with the results it was given: in the same frame, in the
+same transaction. For a function, whose effects nobody can take back, the place to come is pinned
+beforehand, so that what is given again after a crash is the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from streamlab.clock import NEVER
+from streamlab.duck import quoted
+from streamlab.engines.batch import BEFORE, TIME
+from streamlab.engines.local import visible
+from streamlab.errors import HistoryChanged, QueryError
+from streamlab.ingest import rows_of
+from streamlab.log import disk
+from streamlab.log.format import dump_json, load_json
+from streamlab.schema import SYSTEM_FIELDS, normalise
+from streamlab.stream import Stream
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+__all__ = ["DuckDB", "DuckDBSink", "FunctionSink", "MemorySink", "Sink", "StreamSink", "duckdb_sink"]
+
+State = dict[str, Any]
+KEPT_ROWS = 100_000
+
+
+class Sink(Protocol):
+    """What a job delivers to."""
+
+    def open(self, empty: pl.DataFrame) -> State | None:
+        """Get ready for rows like these; return the state that was recorded last."""
+        ...
+
+    def pin(self, state: State) -> None:
+        """Note how far the next delivery reaches, before it is made."""
+        ...
+
+    def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
+        """Take results and the state after them, both or neither."""
+        ...
+
+    def record(self, state: State, mark: int) -> None:
+        """Take a state after which there were no results."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+def plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return results as a user sees them in a stream or table: no hidden, no system columns."""
+    shown = visible(frame)
+    return shown.drop([name for name in shown.columns if name in SYSTEM_FIELDS])
+
+
+class StreamSink:
+    """A derived stream: results, position and stream time are one append."""
+
+    def __init__(self, stream: Stream, time: str | None) -> None:
+        self.stream = stream
+        self.time = time
+        self.log = stream._scan.log  # noqa: SLF001
+        self.kept = False
+
+    def open(self, empty: pl.DataFrame) -> State | None:
+        """Return the state in the last frame that has one."""
+        self.log.writer.keep()
+        self.kept = True
+        note = self.log.writer.last_note()
+        return json.loads(note) if note else None
+
+    def pin(self, state: State) -> None:
+        """Nothing to do: the append is the pin."""
+
+    def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
+        """Append results with the state."""
+        note = json.dumps(state).encode()
+        table = plain(frame).to_arrow()
+        info = self.stream._info  # noqa: SLF001
+        rows = rows_of(self.log, info, table)
+        if info.time is not None:
+            rows = rows._replace(runs=self._runs(frame))
+        limit = self.log.writer.policy.segment_bytes
+        time = None if mark == NEVER else mark
+        if table.nbytes > limit:
+            self.log.writer.append_many(iter([rows]), note=note, stream_time=time)
+        else:
+            self.log.writer.append(rows, note=note, stream_time=time)
+
+    def _runs(self, frame: pl.DataFrame) -> np.ndarray[Any, Any] | None:
+        """Return where a row's stream time is later than the rows before it tell: some were dropped."""
+        from streamlab.log.format import RELATIVE_RUN
+
+        times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
+        now = self.log.reader.moment().stream_time
+        so_far = np.maximum.accumulate(np.concatenate([[now], times[:-1]]))
+        places = np.flatnonzero((before > so_far) & (times < before))
+        if not len(places):
+            return None
+        runs = np.zeros(len(places), dtype=RELATIVE_RUN)
+        runs["base"], runs["before"] = places, np.maximum.accumulate(before[places])
+        return runs
+
+    def record(self, state: State, mark: int) -> None:
+        """Write a frame without rows."""
+        self.log.writer.note(json.dumps(state).encode(), None if mark == NEVER else mark)
+
+    def close(self) -> None:
+        """Let go of the writer's lock."""
+        if self.kept:
+            self.kept = False
+            self.log.writer.let_go()
+
+
+class FunctionSink:
+    """A function of a frame; it may take ``epoch=``, the number of the delivery, to be idempotent."""
+
+    def __init__(self, function: Callable[..., Any], path: Path) -> None:
+        self.function = function
+        self.path = path
+        self.state: State | None = None
+        try:
+            self.takes_epoch = "epoch" in inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            self.takes_epoch = False
+
+    def open(self, empty: pl.DataFrame) -> State | None:
+        """Return the last state, which may be pinned and not delivered."""
+        try:
+            self.state = load_json(disk.read(self.path), self.path)
+        except FileNotFoundError:
+            self.state = None
+        return self.state
+
+    def _write(self, state: State) -> None:
+        disk.replace_file(self.path, dump_json(state), durable=False)
+        self.state = state
+
+    def pin(self, state: State) -> None:
+        """Note the end of the epoch to come."""
+        self._write({**(self.state or state), "pinned": state["positions"]})
+
+    def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
+        """Call the function, then record."""
+        more = {"epoch": state["epoch"]} if self.takes_epoch else {}
+        self.function(visible(frame), **more)
+        self.record(state, mark)
+
+    def record(self, state: State, mark: int) -> None:
+        """Record the state."""
+        self._write({**state, "pinned": None})
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MemorySink:
+    """The last results, held by the job."""
+
+    def __init__(self) -> None:
+        self.frames: list[pl.DataFrame] = []
+        self.empty: pl.DataFrame | None = None
+
+    def open(self, empty: pl.DataFrame) -> State | None:
+        """Begin anew."""
+        self.empty = visible(empty)
+        return None
+
+    def pin(self, state: State) -> None:
+        """Nothing to note."""
+
+    def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
+        """Hold results, and let go of the oldest."""
+        self.frames.append(visible(frame))
+        while len(self.frames) > 1 and sum(f.height for f in self.frames[1:]) >= KEPT_ROWS:
+            del self.frames[0]
+
+    def record(self, state: State, mark: int) -> None:
+        """Nothing to note."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class DuckDB:
+    """A DuckDB file and table to deliver to; made by ``sl.duckdb(path, table=...)``."""
+
+    def __init__(self, path: Any, table: str) -> None:
+        self.path = path if hasattr(path, "execute") else str(path)
+        self.table = table
+
+    def __repr__(self) -> str:
+        return f"<table {self.table!r} in DuckDB {self.path}>"
+
+
+def duckdb_sink(path: Any, table: str) -> DuckDB:
+    """Return a table of a DuckDB file (or open connection) that a query's results go to.
+
+    Results and the query's position are one transaction: each result is there once, whatever is
+    killed when.
+    """
+    if not isinstance(table, str) or not table:
+        raise QueryError(f"table is the name of a table; got {table!r}")
+    return DuckDB(path, table)
+
+
+POSITIONS = "_streamlab_jobs"
+
+
+class DuckDBSink:
+    """A table of a DuckDB database; results and position are one transaction."""
+
+    def __init__(self, target: DuckDB, job: str, digest: str) -> None:
+        self.target, self.job, self.digest = target, job, digest
+        self.connection: duckdb.DuckDBPyConnection | None = None
+
+    def open(self, empty: pl.DataFrame) -> State | None:
+        """Connect, make the tables, and return the state in the database."""
+        import duckdb
+
+        path = self.target.path
+        try:
+            self.connection = path.cursor() if not isinstance(path, str) else duckdb.connect(path)
+            self.connection.execute("SET TimeZone = 'UTC'")
+            self.connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {POSITIONS} (job VARCHAR PRIMARY KEY, digest VARCHAR, state VARCHAR)"
+            )
+            known = self.connection.execute(
+                f"SELECT digest, state FROM {POSITIONS} WHERE job = ?", [self._key]
+            ).fetchall()
+            if not known:
+                self._create(plain(empty).to_arrow())
+        except duckdb.Error as error:
+            raise QueryError(f"{self.target}: {error}") from error
+        if known and known[0][0] != self.digest:
+            raise HistoryChanged(
+                f"{self.target} holds the results of another query",
+                hint="give another table, or run(..., restart=True)",
+            )
+        return (json.loads(known[0][1]) or None) if known else None
+
+    @property
+    def _key(self) -> str:
+        return f"{self.job} -> {self.target.table}"
+
+    def _create(self, empty: pa.Table) -> None:
+        assert self.connection is not None
+        self.connection.register("_streamlab_rows", empty)
+        self.connection.execute("BEGIN")
+        try:
+            self.connection.execute(
+                f"CREATE TABLE {quoted(self.target.table)} AS SELECT * FROM _streamlab_rows LIMIT 0"
+            )
+            self._save({})
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        finally:
+            self.connection.unregister("_streamlab_rows")
+
+    def forget(self) -> None:
+        """Drop the table and the position, for a run from the beginning."""
+        import duckdb
+
+        path = self.target.path
+        connection = path.cursor() if not isinstance(path, str) else duckdb.connect(path)
+        try:
+            connection.execute(f"DROP TABLE IF EXISTS {quoted(self.target.table)}")
+            found = connection.execute(
+                "SELECT count(*) FROM information_schema.tables WHERE table_name = ?", [POSITIONS]
+            ).fetchall()
+            if found[0][0]:
+                connection.execute(f"DELETE FROM {POSITIONS} WHERE job = ?", [self._key])
+        finally:
+            connection.close()
+
+    def pin(self, state: State) -> None:
+        """Nothing to do: the transaction is the pin."""
+
+    def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
+        """Insert results and the state, in one transaction."""
+        assert self.connection is not None
+        table = plain(frame).to_arrow()
+        self.connection.register("_streamlab_rows", table)
+        names = ", ".join(quoted(name) for name in table.schema.names)
+        self.connection.execute("BEGIN")
+        try:
+            self.connection.execute(
+                f"INSERT INTO {quoted(self.target.table)} ({names}) SELECT {names} FROM _streamlab_rows"
+            )
+            self._save(state)
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        finally:
+            self.connection.unregister("_streamlab_rows")
+
+    def _save(self, state: State) -> None:
+        assert self.connection is not None
+        self.connection.execute(
+            f"INSERT INTO {POSITIONS} VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET state = excluded.state",
+            [self._key, self.digest, json.dumps(state)],
+        )
+
+    def record(self, state: State, mark: int) -> None:
+        """Save the state."""
+        self._save(state)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def derived_schema(empty: pl.DataFrame) -> pa.Schema:
+    """Return the schema of the stream that results like these go to."""
+    return normalise(plain(empty).to_arrow().schema)
+
+
