@@ -94,7 +94,7 @@ def obstacle(node: Node) -> str | None:
     if kind == "Function":
         return _function_obstacle(content)
     if kind == "Agg":
-        return next(iter(content))
+        return str(next(iter(content)))
     return str(kind)
 
 
@@ -102,12 +102,9 @@ def _function_obstacle(content: dict[str, Any]) -> str | None:
     name, inner = _named(content["function"])
     if inner in _NOT_ROWWISE:
         return inner
-    if name == "Boolean":
-        known = inner in _BOOLEAN
-    else:
-        known = name in _FLAT or name in _FAMILIES
-    if not known:
-        return inner if name == "Boolean" else name
+    boolean = name == "Boolean"
+    if not (inner in _BOOLEAN if boolean else name in _FLAT or name in _FAMILIES):
+        return inner if boolean else name
     inputs = content["input"]
     if {name, inner} & _FIXED_SECOND:
         if any("Literal" not in other for other in inputs[1:]):
@@ -514,8 +511,8 @@ class _Splitter:
         if kind == "Mean":
             self.partials.append(wide.sum().alias(m))
             self.merges.append(pl.col(m).sum().alias(m))
-            mean = pl.when(pl.col(n) > 0).then(pl.col(m) / pl.col(n))
-            self.values.append(mean.cast(out).alias(v))
+            share = pl.when(pl.col(n) > 0).then(pl.col(m) / pl.col(n))
+            self.values.append(share.cast(out).alias(v))
             return
         self.partials += [wide.mean().fill_null(0.0).alias(m),
                           (wide.var(ddof=0) * x.count()).fill_null(0.0).alias(s)]  # fmt: skip

@@ -34,7 +34,7 @@ from streamlab.errors import (
     StreamlabError,
     StreamNotFound,
 )
-from streamlab.job import Jobs
+from streamlab.jobs import Jobs
 from streamlab.log import Log, Policy
 from streamlab.query import Query, from_sql
 from streamlab.scan import Scan

@@ -53,9 +53,17 @@ def trace(node: p.Node, keys: Mapping[str, Any]) -> pl.DataFrame:
     for name in keys:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"there are {', '.join(sorted(known))}"
+            )
             raise QueryError(f"trace: there is no key {name!r}", hint=hint)
-    bounds = {name: parse_instant(keys[name], what=name) for name in BOUNDS if name in keys and not sliding}
+    bounds = {
+        name: parse_instant(keys[name], what=name)
+        for name in BOUNDS
+        if name in keys and not sliding
+    }
     equal = {name: value for name, value in keys.items() if name not in bounds}
     runner = Runner(inside, raw=True)
     taken = []
@@ -104,7 +112,11 @@ def _inside(rows: pl.DataFrame, window: Window, bounds: Mapping[str, int]) -> pl
     unique, inverse = np.unique(panes, return_inverse=True)
     index, starts, ends = window.windows(unique)
     pairs = pl.DataFrame({"\0pane": index, "\0start": starts, "\0end": ends})
-    wanted = {"window_start": pl.col("\0start"), "window_end": pl.col("\0end"), "window_time": pl.col("\0end") - 1}
+    wanted = {
+        "window_start": pl.col("\0start"),
+        "window_end": pl.col("\0end"),
+        "window_time": pl.col("\0end") - 1,
+    }
     for name, value in bounds.items():
         pairs = pairs.filter(wanted[name] == value)
     joined = rows.with_columns(pl.Series("\0pane", inverse.astype(np.int64))).join(
@@ -152,7 +164,9 @@ def _originals(inside: p.Node, rows: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     sources = list(p.sources_of(inside))
-    kinds = p.Filter | p.Project | p.RowSqlStep | p.MapBatches | p.Unique | p.FrameJoin | p.TableJoin
+    kinds = (
+        p.Filter | p.Project | p.RowSqlStep | p.MapBatches | p.Unique | p.FrameJoin | p.TableJoin
+    )
     node = inside
     while isinstance(node, kinds):
         node = node.input
@@ -190,7 +204,11 @@ def _how(node: p.Node) -> list[str]:
     lines = []
     for source in p.sources_of(node):
         info = source.scan.info()
-        time = f"event time is {info.time}" if info.time else "no time column: event time is append time"
+        time = (
+            f"event time is {info.time}"
+            if info.time
+            else "no time column: event time is append time"
+        )
         lines.append(f"{source.name}: {time}, delay {format_duration(info.delay)}")
     stack: list[p.Node] = [node]
     while stack:
@@ -225,5 +243,3 @@ def _awaited(runner: Runner) -> list[str]:
     who = f"{name}, which has come to {format_instant(at)}"
     hint = f'lab["{name}"].advance(...) moves it without a row'
     return [f"the next result waits for {who}: a later row or a heartbeat moves it on; {hint}"]
-
-

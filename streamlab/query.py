@@ -142,8 +142,13 @@ class Querying:
         import polars as pl
 
         node, what = self._node(), "with_columns" if keep else "select"
-        flat = [c for given in columns for c in (given if isinstance(given, list | tuple) else [given])]
-        exprs = [pl.col(c) if isinstance(c, str) else c if isinstance(c, pl.Expr) else pl.lit(c) for c in flat]
+        flat = [
+            c for given in columns for c in (given if isinstance(given, list | tuple) else [given])
+        ]
+        exprs = [
+            pl.col(c) if isinstance(c, str) else c if isinstance(c, pl.Expr) else pl.lit(c)
+            for c in flat
+        ]
         exprs += [
             (e if isinstance(e, pl.Expr) else pl.col(e) if isinstance(e, str) and not keep else pl.lit(e)).alias(name)
             for name, e in named.items()
@@ -155,8 +160,8 @@ class Querying:
         schema = dict(fitting(chosen.collect_schema, node, what))
         if not schema:
             raise QueryError("select takes at least one column")
-        for name in schema:
-            system = name in SYSTEM_FIELDS and schema[name] == node.schema.get(name)
+        for name, kind in schema.items():
+            system = name in SYSTEM_FIELDS and kind == node.schema.get(name)
             if not system and (name.startswith("\0") or name in SYSTEM_FIELDS):
                 raise QueryError(f"{what}: {name!r} is the name of a system column")
         return self._then(p.Project(node, tuple(exprs), keep, schema))
@@ -176,7 +181,9 @@ class Querying:
         return self._then(p.RowSqlStep(node, text, dict(checked.output)))
 
     def map_batches(
-        self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Mapping[str, Any] | None = None
+        self,
+        function: Callable[[pl.DataFrame], pl.DataFrame],
+        schema: Mapping[str, Any] | None = None,
     ) -> Query:
         """Apply a function of a frame that treats each row alone, and returns as many rows.
 
@@ -239,12 +246,16 @@ class Querying:
         limit = None if within is None else parse_duration(within, what="within")
         keys = names_of(on, node, "on")
         if not keys:
-            raise QueryError("unique takes the columns that make a row the same", hint='unique("id")')
+            raise QueryError(
+                "unique takes the columns that make a row the same", hint='unique("id")'
+            )
         return self._then(p.Unique(node, keys, limit, node.schema))
 
     # -- joins -------------------------------------------------------------------------------
 
-    def join_asof(self, other: Querying, by: Any = None, tolerance: Duration | None = None) -> Query:
+    def join_asof(
+        self, other: Querying, by: Any = None, tolerance: Duration | None = None
+    ) -> Query:
         """Give each row the latest row of another stream at or before its event time.
 
         Rows wait until the other stream's watermark has passed them.
@@ -291,7 +302,9 @@ class Querying:
             if not hasattr(other, "__arrow_c_stream__"):
                 raise QueryError(f"join takes a stream, a query, a table or a frame; got {other!r}")
             other = pl.DataFrame(other)
-        lazy = pl.LazyFrame(schema=dict(left.schema)).join(other.clear().lazy(), on=list(keys), how=how)
+        lazy = pl.LazyFrame(schema=dict(left.schema)).join(
+            other.clear().lazy(), on=list(keys), how=how
+        )
         schema = dict(fitting(lazy.collect_schema, left, "join"))
         return self._then(p.FrameJoin(left, other, keys, how, schema))
 
@@ -333,7 +346,9 @@ class Querying:
     def _runner(self, **options: Any) -> Runner:
         return Runner(self._node(), **options)
 
-    def collect(self, emit: Literal["all", "final"] = "all", *, progress: bool | None = None) -> pl.DataFrame:
+    def collect(
+        self, emit: Literal["all", "final"] = "all", *, progress: bool | None = None
+    ) -> pl.DataFrame:
         """Answer over the history there is now.
 
         ``"final"`` gives what can no longer change; ``"all"`` the open windows too, as they are, with
@@ -374,20 +389,20 @@ class Querying:
         """
         import polars as pl
 
-        found: list[pl.DataFrame] = []
-        runner = self._runner(late=found.append)
+        runner = self._runner(late=True)
         for _ in runner.drain():
             pass
-        if found:
-            return pl.concat(found, how="diagonal")
-        windowing = next((n for n in _walk(self._node()) if isinstance(n, p.Aggregate | p.WindowSqlStep)), None)
+        found = runner.late_rows()
+        if found is not None:
+            return found
+        windowing = next(
+            (n for n in _walk(self._node()) if isinstance(n, p.Aggregate | p.WindowSqlStep)), None
+        )
         below = self._node() if windowing is None else windowing.input
         extra = {"_watermark": pl.Datetime("us", "UTC"), "late_by": pl.Duration("us")}
         return pl.DataFrame(schema={**below.schema, **extra})
 
-    def lateness(
-        self, delays: Sequence[Duration] = ("0s", "1s", "5s", "30s")
-    ) -> pl.DataFrame:
+    def lateness(self, delays: Sequence[Duration] = ("0s", "1s", "5s", "30s")) -> pl.DataFrame:
         """Count the late rows of this query's history for each of several delays.
 
         Columns: ``delay``, ``rows``, ``rows_late``, ``rows_partly_late``, ``late_share``. A stream
@@ -421,8 +436,10 @@ class Querying:
         one, two = self.collect(), other.collect()
         if set(one.columns) != set(two.columns):
             missing = set(one.columns) ^ set(two.columns)
-            raise QueryError(f"the two queries have different columns: {', '.join(sorted(missing))}")
-        two = two.select(one.columns).cast(dict(one.schema))
+            raise QueryError(
+                f"the two queries have different columns: {', '.join(sorted(missing))}"
+            )
+        two = two.select(one.columns).cast(one.schema)
         keys = one.columns
         left = one.join(two, on=keys, how="anti", nulls_equal=True)
         right = two.join(one, on=keys, how="anti", nulls_equal=True)
@@ -502,7 +519,7 @@ class Query(Querying):
         self, start: Any = "earliest", emit: Emit = "final", *, timeout: float | None = None
     ) -> Iterator[pl.DataFrame]:
         """Iterate over results in the foreground, as they come; ends after ``timeout`` idle seconds."""
-        from streamlab.job import results
+        from streamlab.engines.run import results
 
         return results(self._plan, start, emit, timeout)
 
@@ -513,7 +530,13 @@ class Windowed:
     def __init__(
         self, query: Querying, node: p.Node, window: Window, by: tuple[str, ...], delay: int | None
     ) -> None:
-        self._query, self._input, self._window, self._by, self._delay = query, node, window, by, delay
+        self._query, self._input, self._window, self._by, self._delay = (
+            query,
+            node,
+            window,
+            by,
+            delay,
+        )
 
     def __repr__(self) -> str:
         by = f" by {', '.join(self._by)}" if self._by else ""
@@ -531,13 +554,23 @@ class Windowed:
         import polars as pl
 
         node = self._input
-        flat = [c for given in columns for c in (given if isinstance(given, list | tuple) else [given])]
-        exprs = [*flat, *(e.alias(name) if isinstance(e, pl.Expr) else pl.lit(e).alias(name) for name, e in named.items())]
+        flat = [
+            c for given in columns for c in (given if isinstance(given, list | tuple) else [given])
+        ]
+        exprs = [
+            *flat,
+            *(
+                e.alias(name) if isinstance(e, pl.Expr) else pl.lit(e).alias(name)
+                for name, e in named.items()
+            ),
+        ]
         if not exprs:
             raise QueryError("agg takes aggregates", hint="agg(n=pl.len())")
         for expr in exprs:
             if not isinstance(expr, pl.Expr):
-                raise QueryError(f"agg takes Polars expressions; got {expr!r}", hint="agg(n=pl.len())")
+                raise QueryError(
+                    f"agg takes Polars expressions; got {expr!r}", hint="agg(n=pl.len())"
+                )
             for name in [] if expr.meta.has_multiple_outputs() else expr.meta.root_names():
                 if name not in node.schema:
                     raise no_column(name, node.schema, "agg")
@@ -590,7 +623,13 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     node = query._node()
     by = names_of(list(asked.session_key), node, "session key")
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
-    delay = None if asked.delay is None else parse_delay(asked.delay) if isinstance(asked.delay, str) else asked.delay
+    delay = (
+        None
+        if asked.delay is None
+        else parse_delay(asked.delay)
+        if isinstance(asked.delay, str)
+        else asked.delay
+    )
     step = p.WindowSqlStep(node, asked.window, by, delay, asked, dict(checked.output))
     return Query(step, jobs)
 
@@ -634,12 +673,15 @@ def _walk(node: p.Node) -> Iterator[p.Node]:
 def _delayed(node: p.Node, delay: int) -> p.Node:
     """Return a plan whose first windows have this delay."""
     inputs = p.inputs_of(node)
-    inner = any(isinstance(n, p.Aggregate | p.WindowSqlStep) for other in inputs for n in _walk(other))
+    inner = any(
+        isinstance(n, p.Aggregate | p.WindowSqlStep) for other in inputs for n in _walk(other)
+    )
     if isinstance(node, p.Aggregate | p.WindowSqlStep) and not inner:
         return replace(node, delay=delay)
     if not inputs or not inner:
         return node
-    return replace(node, input=_delayed(inputs[0], delay))  # type: ignore[call-arg]
+    assert not isinstance(node, p.Source | p.AsofJoin | p.IntervalJoin)
+    return replace(node, input=_delayed(inputs[0], delay))
 
 
 def _warn_of_late(runner: Runner) -> None:

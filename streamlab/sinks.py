@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-__all__ = ["DuckDB", "DuckDBSink", "FunctionSink", "MemorySink", "Sink", "StreamSink", "duckdb_sink"]
+__all__ = [
+    "DuckDB",
+    "DuckDBSink",
+    "FunctionSink",
+    "MemorySink",
+    "Sink",
+    "StreamSink",
+    "duckdb_sink",
+]
 
 State = dict[str, Any]
 KEPT_ROWS = 100_000
@@ -332,5 +340,3 @@ class DuckDBSink:
 def derived_schema(empty: pl.DataFrame) -> pa.Schema:
     """Return the schema of the stream that results like these go to."""
     return normalise(plain(empty).to_arrow().schema)
-
-

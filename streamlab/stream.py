@@ -66,7 +66,7 @@ class Stream(Querying):
         self._read_only = read_only
 
     @property
-    def _jobs(self) -> Any:  # type: ignore[override]
+    def _jobs(self) -> Any:
         return self._catalog.jobs
 
     def _node(self) -> Source:

@@ -174,7 +174,14 @@ class _Grid:
 
 
 def _year(micros: int) -> int:
-    return int(np.datetime64(max(min(micros, EDGE // 16), -EDGE // 16), "us").astype("datetime64[Y]").astype(int)) + 1970
+    return (
+        int(
+            np.datetime64(max(min(micros, EDGE // 16), -EDGE // 16), "us")
+            .astype("datetime64[Y]")
+            .astype(int)
+        )
+        + 1970
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,8 +218,12 @@ def _periods(tz: str, first: int, last: int) -> list[tuple[int, int, int, int]]:
         assert gap is not None
         return gap // dt.timedelta(microseconds=1)
 
-    low = (dt.datetime(max(first - 1, 2), 12, 1, tzinfo=dt.UTC) - epoch) // dt.timedelta(microseconds=1)
-    high = (dt.datetime(min(last + 2, 9990), 2, 1, tzinfo=dt.UTC) - epoch) // dt.timedelta(microseconds=1)
+    low = (dt.datetime(max(first - 1, 2), 12, 1, tzinfo=dt.UTC) - epoch) // dt.timedelta(
+        microseconds=1
+    )
+    high = (dt.datetime(min(last + 2, 9990), 2, 1, tzinfo=dt.UTC) - epoch) // dt.timedelta(
+        microseconds=1
+    )
     found, begin, now = [], low, shift(low)
     back = 0
     day = low
@@ -245,7 +256,9 @@ def _bisected(shift: Any, low: int, high: int) -> int:
 def _positive(value: Any, what: str) -> int:
     micros = parse_duration(value, what=what)
     if micros <= 0:
-        raise InvalidDuration(f"{what} {value!r} is no length of a window", hint='write "1m", "30s"')
+        raise InvalidDuration(
+            f"{what} {value!r} is no length of a window", hint='write "1m", "30s"'
+        )
     return micros
 
 
@@ -299,7 +312,9 @@ def hopping(size: Duration, every: Duration, *, offset: Duration = "0s", tz: Any
     return Window("hopping", length, step, start, _zone(tz))
 
 
-def cumulative(size: Duration, step: Duration, *, offset: Duration = "0s", tz: Any = None) -> Window:
+def cumulative(
+    size: Duration, step: Duration, *, offset: Duration = "0s", tz: Any = None
+) -> Window:
     """Return windows that begin together each ``size``, and end one ``step`` after the other.
 
     >>> print(cumulative("1h", step="5m"))

@@ -18,7 +18,18 @@ from streamlab.clock import FOREVER, NEVER
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["APPENDED", "BEFORE", "HIDDEN", "ORDER", "TIME", "Batch", "Operator", "Since", "least", "watermark"]
+__all__ = [
+    "APPENDED",
+    "BEFORE",
+    "HIDDEN",
+    "ORDER",
+    "TIME",
+    "Batch",
+    "Operator",
+    "Since",
+    "least",
+    "watermark",
+]
 
 TIME = "\0time"
 BEFORE = "\0before"

@@ -73,7 +73,9 @@ class Changes:
         if gone.height:
             kinds: dict[str, Any] = {n: frame.schema[n] for n in frame.columns if n in HIDDEN}
             hidden = [pl.lit(0).cast(kind).alias(name) for name, kind in kinds.items()]
-            parts.insert(0, self._marked(gone.with_columns(hidden).select(frame.columns), "d", final=False))
+            parts.insert(
+                0, self._marked(gone.with_columns(hidden).select(frame.columns), "d", final=False)
+            )
         return pl.concat([part.select(parts[-1].columns) for part in parts])
 
 
@@ -83,16 +85,19 @@ def _identity(window: Any, names: list[str]) -> list[str]:
         return []
     if isinstance(window, p.WindowSqlStep):
         bounds = [name for name in names if name in ("window_start", "window_end", "window_time")]
-        return [*[n for n in names if n in window.schema and n not in bounds and _is_key(window, n)], *bounds]
+        return [
+            *[n for n in names if n in window.schema and n not in bounds and _is_key(window, n)],
+            *bounds,
+        ]
     bounds = ["window_start"] if window.window.kind == "session" else ["window_start", "window_end"]
     wanted = [*window.by, *bounds]
     return wanted if set(wanted) <= set(names) else []
 
 
 def _is_key(window: p.WindowSqlStep, name: str) -> bool:
-    from streamlab.engines.sql import plan_columns
-
     import polars as pl
+
+    from streamlab.engines.sql import plan_columns
 
     return name in plan_columns(window.sql, pl.Schema(dict(window.input.schema))).keys
 

@@ -97,7 +97,8 @@ class _Joiner(Operator):
         if self.on_late is not None:
             gap = pl.Series("late_by", (marks - times)[late]).cast(pl.Duration("us"))
             mark = pl.Series("_watermark", marks[late]).cast(pl.Datetime("us", "UTC"))
-            self.on_late(frame.filter(pl.Series(late)).with_columns(mark, gap))
+            place = pl.col(ORDER) + (2**62 if side is self.sides[1] else 0)  # left ones first
+            self.on_late(frame.filter(pl.Series(late)).with_columns(mark, gap, place))
         return frame.filter(pl.Series(~late))
 
     given_delay = 0  # how far out of order the results may come
@@ -178,7 +179,9 @@ class AsofJoiner(_Joiner):
     def _matched(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
 
-        places = left.with_columns(pl.int_range(pl.len()).alias("\0n")).sort(TIME, maintain_order=True)
+        places = left.with_columns(pl.int_range(pl.len()).alias("\0n")).sort(
+            TIME, maintain_order=True
+        )
         right = right.sort(TIME, ORDER).drop(ORDER)
         joined = places.join_asof(
             right, on=TIME, by=self.by or None, tolerance=self.tolerance, check_sortedness=False
@@ -199,7 +202,9 @@ class AsofJoiner(_Joiner):
             return
         old = right.frame.filter(pl.col(TIME) <= edge).sort(TIME, ORDER)
         last = old.group_by(self.by, maintain_order=True).last() if self.by else old.tail(1)
-        kept = pl.concat([last.select(right.frame.columns), right.frame.filter(pl.col(TIME) > edge)])
+        kept = pl.concat(
+            [last.select(right.frame.columns), right.frame.filter(pl.col(TIME) > edge)]
+        )
         right.keep(kept.sort(ORDER))
         self.pruned = edge
 
@@ -293,7 +298,9 @@ class IntervalJoiner(_Joiner):
         place = pl.col(ORDER).cast(pl.Int128) * 2**62 + pl.col(f"{ORDER}r").cast(pl.Int128)
         met = np.maximum(marks[0].to_numpy(), marks[1].to_numpy())
         fixed = (met == NEVER) | (met == FOREVER) | (self.given_delay == FOREVER)
-        before = pl.Series(np.where(fixed, met, met + np.where(fixed, 0, self.given_delay)), dtype=pl.Int64)
+        before = pl.Series(
+            np.where(fixed, met, met + np.where(fixed, 0, self.given_delay)), dtype=pl.Int64
+        )
         both = both.with_columns(
             time.cast(pl.Datetime("us", "UTC")).alias("pair_time"), before.alias(BEFORE),
             time.alias(TIME), place.alias(ORDER),
@@ -360,9 +367,7 @@ class TableJoiner(Operator):
         found, self.position = self.read(self.position, last)
         fresh = self._shaped(found)
         self.known = fresh if self.known is None else pl.concat([self.known, fresh])
-        joined = left.join_asof(
-            self.known, on=APPENDED, by=self.on, check_sortedness=False
-        )
+        joined = left.join_asof(self.known, on=APPENDED, by=self.on, check_sortedness=False)
         there = pl.col("\0there").fill_null(value=False)
         if self.how == "inner":
             result = joined.filter(there)

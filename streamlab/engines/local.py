@@ -18,9 +18,17 @@ from streamlab import plan as p
 from streamlab.aggregate import aggregation, columns_of
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
-from streamlab.engines.batch import HIDDEN, Batch, Operator, Since, least, watermark
+from streamlab.engines.batch import HIDDEN, ORDER, Batch, Operator, Since, least, watermark
 from streamlab.engines.joins import AsofJoiner, FrameJoiner, IntervalJoiner, TableJoiner
-from streamlab.engines.rows import RowStep, TopStep, UniqueStep, filtering, mapping, projecting, sql_step
+from streamlab.engines.rows import (
+    RowStep,
+    TopStep,
+    UniqueStep,
+    filtering,
+    mapping,
+    projecting,
+    sql_step,
+)
 from streamlab.engines.source import SourceReader
 from streamlab.engines.state import Panes, Sessions, Sliding, WindowOperator
 from streamlab.scan import Scan
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner", "visible"]
 
-EPOCH_ROWS = 1 << 19
+EPOCH_ROWS = 1 << 20
 """How many rows are taken through the operators at a time, at most."""
 
 ORDERED = ("First", "Last")
@@ -121,9 +129,7 @@ class _Compiler:
         names = None if wanted is None else [c for c in node.schema if c in wanted]
         appended = _has_table_join(root)
         start = None if self.starts is None else self.starts[index]
-        reader = SourceReader(
-            node.scan, names, index, self.width, appended=appended, start=start
-        )
+        reader = SourceReader(node.scan, names, index, self.width, appended=appended, start=start)
         self.sources.append(reader)
         self.entries.append((None, 0))
         self._nodes.append(node)
@@ -295,19 +301,20 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 class Runner:
     """One run of a plan over its sources.
 
-    ``starts`` are the offsets to begin at; ``stops`` bound it. ``raw`` leaves the hidden columns.
+    ``starts`` are the offsets to begin at; ``stops`` bound it. ``late`` gathers late rows. ``raw`` leaves
+    the hidden columns in.
     """
 
     def __init__(
         self, plan: p.Node, *, starts: Sequence[int] | None = None,
-        stops: Sequence[int] | None = None, late: Callable[[pl.DataFrame], None] | None = None,
+        stops: Sequence[int] | None = None, late: bool = False,
         raw: bool = False,
     ) -> None:  # fmt: skip
         self.plan = plan
         columns: dict[int, set[str] | None] = {}
         _needed(plan, None, columns)
         width = len(list(p.sources_of(plan)))
-        compiler = _Compiler(starts, late is not None, width, columns)
+        compiler = _Compiler(starts, late, width, columns)
         self.top, self.empty, self.delay = compiler.build(plan, plan)
         self.sources, self.entries = compiler.sources, compiler.entries
         self.names = compiler.names
@@ -315,9 +322,10 @@ class Runner:
         self.raw = raw
         self.rows_out = 0
         self.mark = NEVER
-        for operator in self.operators:
-            if late is not None:
-                operator.on_late = lambda frame: late(visible(frame))
+        self.late: list[list[pl.DataFrame]] = [[] for _ in self.operators]
+        for operator, found in zip(self.operators, self.late, strict=True):
+            if late:
+                operator.on_late = found.append
         self.look(stops)
 
     # -- driving -----------------------------------------------------------------------------
@@ -339,10 +347,10 @@ class Runner:
         return None
 
     def _deliver(self, index: int, batch: Batch) -> pl.DataFrame:
-        operator, port = self.entries[index]
-        while operator is not None:
-            batch = operator.push(port, batch)
-            operator, port = operator.parent, operator.port
+        at, port = self.entries[index]
+        while at is not None:
+            batch = at.push(port, batch)
+            port, at = at.port, at.parent
         self.mark = batch.stream_time
         self.rows_out += batch.frame.height
         return batch.frame if self.raw else visible(batch.frame)
@@ -357,15 +365,17 @@ class Runner:
         """Return the rows that are not final, as they are now."""
         if not self.operators:
             return self.empty if raw else visible(self.empty)
-        found = self._peek(self.plan, iter(self.operators))
+        empties = iter([source.empty() for source in self.sources])
+        found = self._peek(self.plan, iter(self.operators), empties)
         return found if raw else visible(found)
 
-    def _peek(self, node: p.Node, operators: Iterator[Operator]) -> pl.DataFrame:
+    def _peek(
+        self, node: p.Node, operators: Iterator[Operator], empties: Iterator[pl.DataFrame]
+    ) -> pl.DataFrame:
+        """Ask the operators from the sources on; they stand in the order in which they were built."""
         if isinstance(node, p.Source):
-            return next(self._empties)
-        if node is self.plan:
-            self._empties = iter([source.empty() for source in self.sources])
-        rows = [self._peek(other, operators) for other in p.inputs_of(node)]
+            return next(empties)
+        rows = [self._peek(other, operators, empties) for other in p.inputs_of(node)]
         return next(operators).peek(*rows)
 
     # -- where it stands ---------------------------------------------------------------------
@@ -403,6 +413,17 @@ class Runner:
         """How many came too late for some of their windows."""
         return sum(operator.rows_partly_late for operator in self.operators)
 
+    def late_rows(self) -> pl.DataFrame | None:
+        """Return the late rows that were gathered, those of each step in order; None if none."""
+        import polars as pl
+
+        found = [pl.concat(frames).sort(ORDER) for frames in self.late if frames]
+        if not found:
+            return None
+        rows = visible(pl.concat(found, how="diagonal"))
+        ends = ["_watermark", "late_by"]
+        return rows.select(*[name for name in rows.columns if name not in ends], *ends)
+
     @property
     def stateful(self) -> bool:
         """Whether there may be rows that are not final."""
@@ -423,12 +444,20 @@ class Runner:
         lines = []
         for source, name in zip(self.sources, self.names, strict=True):
             at = source.stream_time
-            now = "nothing yet" if at == NEVER else "the end" if at == FOREVER else format_instant(at)
+            now = (
+                "nothing yet" if at == NEVER else "the end" if at == FOREVER else format_instant(at)
+            )
             lines.append(f"{name}: read up to offset {source.position:,}, stream time {now}")
         for operator in self.operators:
             lines += operator.report()
         mark = self.watermark
-        reached = "nothing yet" if mark == NEVER else "the end" if mark == FOREVER else format_instant(mark)
+        reached = (
+            "nothing yet"
+            if mark == NEVER
+            else "the end"
+            if mark == FOREVER
+            else format_instant(mark)
+        )
         lines.append(f"watermark of the results: {reached}")
         return lines
 

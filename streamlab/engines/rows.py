@@ -102,7 +102,10 @@ def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, 
         if not checked and visible.height > 1:
             checked = True
             half = visible.height // 2
-            parts = [_called(function, visible[:half], schema), _called(function, visible[half:], schema)]
+            parts = [
+                _called(function, visible[:half], schema),
+                _called(function, visible[half:], schema),
+            ]
             import polars as pl
 
             if not pl.concat(parts).equals(done):
@@ -190,7 +193,9 @@ class UniqueStep(Operator):
         import polars as pl
 
         other = UniqueStep(self.on, self.within)
-        other.kept = {key: list(times) for key, times in self.kept.items()} if rows[0].height else {}
+        other.kept = (
+            {key: list(times) for key, times in self.kept.items()} if rows[0].height else {}
+        )
         return rows[0].filter(pl.Series(other._kept(rows[0]), dtype=pl.Boolean))
 
     def since(self) -> Since | None:
@@ -229,6 +234,7 @@ class TopStep(Operator):
             "\0rank", *self.keys, ORDER, maintain_order=True, nulls_last=[True, *[False] * (len(self.keys) + 1)],
             descending=[self.descending, *[False] * (len(self.keys) + 1)],
         )  # fmt: skip
-        windows = [c for c in ("window_start", "window_end") if c in frame.columns] or [TIME]
+        bounds = {"window_start", "window_end"} & set(frame.columns)
+        windows = sorted(bounds) or [TIME]
         best = ranked.group_by(windows, maintain_order=True).head(self.n)
         return best.select(frame.columns).sort(ORDER) if frame.height else frame.select(pl.all())

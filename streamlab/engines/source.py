@@ -104,7 +104,7 @@ class SourceReader:
 
     def empty(self) -> pl.DataFrame:
         """Return no rows, with all columns."""
-        return self._frame([], [], np.empty(0, np.int64), np.empty(0, np.int64), 0)
+        return self._frame([], [], np.empty(0, np.int64), np.empty(0, np.int64))
 
     def read(self, rows: int) -> Batch | None:
         """Return the next rows, at most so many; or stream time alone that moved on; or None."""
@@ -128,7 +128,7 @@ class SourceReader:
         if self.position == moment.end:
             self.stream_time = max(self.stream_time, moment.stream_time)
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
-        frame = self._frame(parts, [start, self.position], times, before, count)
+        frame = self._frame(parts, [start, self.position], times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:
             low = NEVER if self.snapshot.since is None else self.snapshot.since
             high = FOREVER if self.snapshot.until is None else self.snapshot.until
@@ -168,7 +168,7 @@ class SourceReader:
         return times, np.maximum.accumulate(before)
 
     def _frame(
-        self, parts: list[Chunk], span: list[int], times: Times, before: Times, count: int
+        self, parts: list[Chunk], span: list[int], times: Times, before: Times
     ) -> pl.DataFrame:
         import polars as pl
 

@@ -61,7 +61,7 @@ class Store:
         self.parts.append(frame)
         self._heights.append(frame.height)
         held = [part for part in self.parts if not isinstance(part, Path)]
-        if len(held) and sum(part.estimated_size() for part in held) > LIMIT_BYTES:
+        if held and sum(part.estimated_size() for part in held) > LIMIT_BYTES:
             self._spill()
 
     def _spill(self) -> None:
@@ -104,9 +104,9 @@ class Store:
                     parts.append(part)
                     heights.append(height)
                 continue
-            values = part[column].unique().to_list()
-            keep = [value for value in values if value in kept]
-            rest = part if len(keep) == len(values) else part.filter(pl.col(column).is_in(keep))
+            there = part[column].unique().to_list()
+            keep = [value for value in there if value in kept]
+            rest = part if len(keep) == len(there) else part.filter(pl.col(column).is_in(keep))
             if rest.height:
                 parts.append(rest)
                 heights.append(rest.height)

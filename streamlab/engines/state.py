@@ -60,7 +60,12 @@ class WindowOperator(Operator):
     """
 
     def __init__(
-        self, window: Window, by: Sequence[str], delay: int, how: Aggregation | Any, columns: Sequence[str]
+        self,
+        window: Window,
+        by: Sequence[str],
+        delay: int,
+        how: Any,
+        columns: Sequence[str],
     ) -> None:
         self.window = window
         self.by = list(by)
@@ -84,9 +89,9 @@ class WindowOperator(Operator):
         import polars as pl
 
         frame = batch.frame
-        if frame.height == 0 or batch.disorder <= self.late_delay or self.late_delay == FOREVER:
-            if not (frame.height and batch.stream_time == FOREVER):
-                return frame.with_columns(pl.lit(NEVER, pl.Int64).alias(OPEN))
+        ordered = batch.disorder <= self.late_delay or self.late_delay == FOREVER
+        if not frame.height or (ordered and batch.stream_time != FOREVER):
+            return frame.with_columns(pl.lit(NEVER, pl.Int64).alias(OPEN))
         times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
         marks = marks_of(before, self.late_delay)
         first, last = self._ends(times)
@@ -110,8 +115,6 @@ class WindowOperator(Operator):
 
     def give(self, frame: pl.DataFrame, stream_time: int, since: Since) -> Batch:
         """Return results as a batch, in their order, with hidden columns for what comes next."""
-        import polars as pl
-
         frame = self.placed(frame)
         self.mark = watermark(stream_time, self.late_delay)
         self.given += frame.height
@@ -149,7 +152,9 @@ class WindowOperator(Operator):
         import polars as pl
 
         rows = rows.sort(ORDER, maintain_order=True)
-        given = rows.select(*[c for c in self.columns if c not in self.by], *self.by, *window_columns())
+        given = rows.select(
+            *[c for c in self.columns if c not in self.by], *self.by, *window_columns()
+        )
         result: pl.DataFrame = self.how.run(given)
         found = self.how.window_columns
         ends = self._ends_of(result, found)
@@ -183,7 +188,9 @@ def marks_of(before: Times, delay: int) -> Times:
     if delay == FOREVER:
         return np.where(before == FOREVER, FOREVER, NEVER)
     low = before < NEVER + delay
-    return np.where(before == FOREVER, FOREVER, np.where(low, NEVER, before - np.where(low, 0, delay)))
+    return np.where(
+        before == FOREVER, FOREVER, np.where(low, NEVER, before - np.where(low, 0, delay))
+    )
 
 
 class Panes(WindowOperator):
@@ -228,7 +235,9 @@ class Panes(WindowOperator):
             pane = pl.Series(self.window.panes(frame[TIME].to_numpy()), dtype=pl.Int64)
         if not self.incremental:
             return frame.select(*self.columns, ORDER, OPEN, pane.alias(PANE))
-        return self._reduced(frame, pane, [*self.by, PANE] if self.single else [*self.by, PANE, OPEN])
+        return self._reduced(
+            frame, pane, [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
+        )
 
     def _reduced(self, frame: pl.DataFrame, pane: Any, keys: list[str]) -> pl.DataFrame:
         import polars as pl
@@ -242,7 +251,7 @@ class Panes(WindowOperator):
         partials = self.how.partials
         if self.how.wide:
             partials = _safe(partials, self.how.wide, frame)
-        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(keys, maintain_order=True)
+        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(keys)
         reduced = grouped.agg(partials).collect()
         return reduced.with_columns([pl.col(p).cast(pl.Int128) for p in self.how.wide])
 
@@ -259,7 +268,11 @@ class Panes(WindowOperator):
         """Return (pane, start, end) of the windows that close up to a watermark; None: no window."""
         import polars as pl
 
-        panes = np.array(sorted(self.panes), dtype=np.int64) if mark is not None else np.empty(0, np.int64)
+        panes = (
+            np.array(sorted(self.panes), dtype=np.int64)
+            if mark is not None
+            else np.empty(0, np.int64)
+        )
         if mark is None or not len(panes):
             empty = {PANE: pl.Int64, START: pl.Int64, END: pl.Int64}
             return pl.DataFrame(schema=empty)
@@ -277,7 +290,7 @@ class Panes(WindowOperator):
         rows = rows.filter(pl.col(END) > pl.col(OPEN)) if OPEN in rows.columns else rows
         if self.sql:
             return self._by_sql(rows)
-        grouped = rows.group_by(*self.by, START, END, maintain_order=True)
+        grouped = rows.group_by(*self.by, START, END)
         if self.incremental:
             return self._named(self.how.finished(grouped.agg(self.how.merges)))
         ordered = rows.sort(ORDER, maintain_order=True)
@@ -307,7 +320,7 @@ class Panes(WindowOperator):
         if self.incremental and self.store.crowded:
             keys = [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
             merges = self.how.merges
-            self.store.merge(lambda f: f.group_by(keys, maintain_order=True).agg(merges))
+            self.store.merge(lambda f: f.group_by(keys).agg(merges))
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the open windows, with the rows that the step before would give."""
@@ -344,7 +357,10 @@ def _safe(partials: list[pl.Expr], wide: dict[str, pl.Expr], frame: pl.DataFrame
 
     checks = []
     for name, operand in wide.items():
-        checks += [operand.min().cast(pl.Float64).alias(f"{name}<"), operand.max().cast(pl.Float64).alias(f"{name}>")]
+        checks += [
+            operand.min().cast(pl.Float64).alias(f"{name}<"),
+            operand.max().cast(pl.Float64).alias(f"{name}>"),
+        ]
     bounds = frame.select(checks).row(0, named=True)
     risky = {
         name for name in wide
@@ -406,7 +422,7 @@ class Sessions(_ByTime):
         frame = rows.sort(*self.by, TIME, maintain_order=True)
         frame = frame.with_columns(self._numbered(pl.col(TIME), pl.col(TIME)))
         bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
-        partials = []
+        partials: list[pl.Expr] = []
         if self.incremental:
             partials = self.how.partials
             if self.how.wide:
@@ -416,7 +432,10 @@ class Sessions(_ByTime):
         found = frame.group_by(*self.by, SESSION, maintain_order=True).agg(bounds + partials)
         found = found.drop(SESSION).with_columns(
             [pl.col(p).cast(pl.Int128) for p in (self.how.wide if self.incremental else ())]
-            + [pl.lit(offset, pl.Int64).alias(f"\0since{i}") for i, offset in enumerate(batch.since)]
+            + [
+                pl.lit(offset, pl.Int64).alias(f"\0since{i}")
+                for i, offset in enumerate(batch.since)
+            ]
         )
         self.open = found if self.open is None else self._joined(self.open, found)
 
@@ -507,7 +526,9 @@ class Sessions(_ByTime):
         other = copy.copy(self)
         other.rows, other.on_late = self.rows.copy(), None
         if rows and rows[0].height:
-            width = 0 if self.open is None else sum(c.startswith("\0since") for c in self.open.columns)
+            width = (
+                0 if self.open is None else sum(c.startswith("\0since") for c in self.open.columns)
+            )
             other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1)))
         return self.placed(other._close(FOREVER, ())[0])
 
@@ -581,18 +602,22 @@ class Sliding(_ByTime):
         held = self.held
         if ready is None or held is None or not ready.height:
             empty = self.template
-            return empty.with_columns([pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()])
+            return empty.with_columns(
+                [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
+            )
         ready = ready.drop("\0done").sort(TIME, ORDER)
         keyed = ready.with_columns(pl.int_range(pl.len()).alias("\0n"))
         if self.by_rolling:
             found = self._rolled(held)
             values = keyed.join(found, on=ORDER, how="left", maintain_order="left")
         else:
-            values = keyed.join(self._paired(keyed, held), on="\0n", how="left", maintain_order="left")
-        return self.how.cast(values.select(*ready.columns, *self.how.names))
+            values = keyed.join(
+                self._paired(keyed, held), on="\0n", how="left", maintain_order="left"
+            )
+        done: pl.DataFrame = self.how.cast(values.select(*ready.columns, *self.how.names))
+        return done
 
     def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
-        import polars as pl
 
         sized = held.sort(*self.by, TIME, ORDER)
         rolling = sized.rolling(
@@ -608,7 +633,9 @@ class Sliding(_ByTime):
         right = held.select(*self.by, *columns, ORDER, pl.col(TIME).alias("\0t"))
         right = right.rename({c: f"\0r{c}" for c in columns})
         left = ready.select(*self.by, "\0n", TIME)
-        how: Any = {"on": self.by, "how": "inner", "nulls_equal": True} if self.by else {"how": "cross"}
+        how: Any = (
+            {"on": self.by, "how": "inner", "nulls_equal": True} if self.by else {"how": "cross"}
+        )
         pairs = left.join(right, **how)
         near = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
         pairs = pairs.filter(near).rename({f"\0r{c}": c for c in columns})
@@ -622,7 +649,9 @@ class Sliding(_ByTime):
         other.on_late = None
         if rows and rows[0].height:
             new = rows[0].with_columns(pl.lit(value=False).alias("\0done"))
-            other.held = new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
+            other.held = (
+                new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
+            )
         if other.held is None:
             return self._results(None)
         return other._results(other.held.filter(~pl.col("\0done")))
@@ -638,4 +667,6 @@ class Sliding(_ByTime):
         if self.held is None:
             return ["0 rows wait"]
         waiting = self.held.select((~pl.col("\0done")).sum()).item()
-        return [f"{waiting:,} rows wait for stream time to pass them, {self.held.height:,} rows held"]
+        return [
+            f"{waiting:,} rows wait for stream time to pass them, {self.held.height:,} rows held"
+        ]

@@ -1,0 +1,1 @@
+"""How a plan is answered: the embedded engine, and DuckDB for SQL."""

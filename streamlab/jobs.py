@@ -1,0 +1,303 @@
+"""The jobs of a lab: started, remembered, begun anew.
+
+A job is remembered by name in ``jobs/<name>.json``: what was asked, in words and as a fingerprint,
+and where it began. So a cell that is run twice finds its own job, and another query under the same
+name is refused with the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamlab import plan as p
+from streamlab.aggregate import tree
+from streamlab.catalog import check_name
+from streamlab.clock import FOREVER
+from streamlab.engines.changes import Changes, Finals
+from streamlab.engines.local import Runner, visible
+from streamlab.engines.run import begin_at
+from streamlab.errors import QueryError, StreamExists, StreamNotFound
+from streamlab.job import Job, Spec
+from streamlab.log import disk
+from streamlab.log.format import checksum, dump_json, load_json
+from streamlab.log.lock import FileLock
+from streamlab.settings import Settings
+from streamlab.sinks import (
+    DuckDB,
+    DuckDBSink,
+    FunctionSink,
+    MemorySink,
+    Sink,
+    StreamSink,
+    derived_schema,
+)
+
+if TYPE_CHECKING:
+    from streamlab.lab import Lab
+
+__all__ = ["Jobs"]
+
+
+class Jobs(Mapping[str, Job]):
+    """The jobs of a lab that this handle has started; ``lab.jobs``."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._running: dict[str, Job] = {}
+        self._lock = threading.RLock()
+
+    def __getitem__(self, name: str) -> Job:
+        try:
+            return self._running[name]
+        except KeyError:
+            known = ", ".join(self._running) or "none yet"
+            raise StreamNotFound(f'no job "{name}" was started here; there are: {known}') from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._running))
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __repr__(self) -> str:
+        if not self._running and not self.known():
+            return "Jobs: none"
+        lines = [repr(job) for job in self._running.values()]
+        lines += [f'Job "{n}": not running here' for n in self.known() if n not in self._running]
+        return "\n".join(lines)
+
+    @property
+    def _folder(self) -> Path:
+        return self._lab.path / "jobs"
+
+    def known(self) -> list[str]:
+        """Return the names of all jobs that the lab remembers, running or not."""
+        return sorted(
+            path.stem for path in self._folder.glob("*.json") if ".state" not in path.name
+        )
+
+    def stop_all(self) -> None:
+        """Stop every job that runs."""
+        with self._lock:
+            jobs = list(self._running.values())
+        for job in jobs:
+            job._stop.set()
+            job._resume.set()
+        for job in jobs:
+            job.stop()
+
+    def start(
+        self,
+        plan: p.Node,
+        into: Any,
+        *,
+        start: Any,
+        emit: str,
+        follow: bool,
+        name: str | None,
+        restart: bool,
+    ) -> Job:
+        """Start a job, or return the one that is this query already.
+
+        Raises:
+            QueryError: the name is another query's.
+        """
+        self._lab._writable()
+        target = _target_of(into)
+        name = name or _name_of(plan, target)
+        check_name(name, [])
+        with self._lock:
+            running = self._running.get(name)
+            known = self._remembered(name)
+            digest = fingerprint(plan, emit, start, target)
+            if known is not None and known.digest != digest and not restart:
+                raise _another(known, p.describe(plan), emit, target)
+            if running is not None and running.status == "running":
+                if not restart:
+                    return running
+                running.stop()
+            if restart and known is not None:
+                self._forget(known, into)
+            if known is None or restart:
+                known = self._remember(name, plan, target, emit, start, digest, known)
+            lock = FileLock(self._folder / f"{name}.lock", f'job "{name}"')
+            lock.acquire(10.0)
+            try:
+                sink = self._sink(known, plan, into)
+            except BaseException:
+                lock.release()
+                raise
+            job = Job(known, plan, sink, lock, follow=follow)
+            self._running[name] = job
+            return job._begin()
+
+    def _remembered(self, name: str) -> Spec | None:
+        path = self._folder / f"{name}.json"
+        try:
+            content = load_json(disk.read(path), path)
+        except FileNotFoundError:
+            return None
+        content.pop("format")
+        return Spec(**content)
+
+    def _remember(
+        self, name: str, plan: p.Node, target: dict[str, Any], emit: str, start: Any, digest: str,
+        before: Spec | None,
+    ) -> Spec:  # fmt: skip
+        wanted, reading = begin_at(plan, start)
+        generation = 1 if before is None else before.generation + 1
+        spec = Spec(
+            name, target, emit, [*p.describe(plan), f"emit {emit}", f"start {start}"], digest,
+            wanted, reading, generation, time.time(),
+        )  # fmt: skip
+        if "memory" not in target:
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(self._folder)
+            disk.replace_file(self._folder / f"{name}.json", dump_json(spec.content()))
+        else:
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(self._folder)
+        return spec
+
+    def _forget(self, known: Spec, into: Any) -> None:
+        """Make room for a new generation; the results of the old one stay beside it."""
+        state = self._folder / f"{known.name}.state.json"
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(state)
+        stream = known.into.get("stream")
+        if stream and stream in self._lab:
+            old = self._lab[stream]
+            self._lab.create(f"{stream}.generation-{known.generation}", old, time=old.time)
+            self._lab.drop(stream)
+        if isinstance(into, DuckDB):
+            DuckDBSink(into, known.name, known.digest).forget()
+        disk.unlink(self._folder / f"{known.name}.json")
+
+    def _sink(self, spec: Spec, plan: p.Node, into: Any) -> Sink:
+        if "stream" in spec.into:
+            return self._stream_sink(spec, plan)
+        if isinstance(into, DuckDB):
+            return DuckDBSink(into, spec.name, spec.digest)
+        if callable(into):
+            return FunctionSink(into, self._folder / f"{spec.name}.state.json")
+        return MemorySink()
+
+    def _stream_sink(self, spec: Spec, plan: p.Node) -> StreamSink:
+        name = spec.into["stream"]
+        runner = Runner(plan, starts=spec.reading, stops=spec.reading, raw=True)
+        empty = (Changes if spec.emit == "changes" else Finals)(runner).empty
+        time_column = _time_of(plan, spec.emit, visible(empty).columns)
+        if name not in self._lab:
+            schema = derived_schema(empty)
+            delay = _delay_text(runner.delay)
+            stream = self._lab.create(name, schema, time=time_column, delay=delay,
+                                      settings=Settings(max_ahead=None))  # fmt: skip
+            catalog = stream._catalog
+            catalog.save(replace(catalog.info(name), job=spec.name))
+        stream = self._lab[name]
+        owner = stream._info.job
+        if owner != spec.name:
+            raise StreamExists(
+                f'there is a stream "{name}" already that is not the result of job "{spec.name}"',
+                hint="choose another name for the results",
+            )
+        return StreamSink(stream, time_column)
+
+
+def _delay_text(delay: int) -> Any:
+    return "inf" if delay == FOREVER else dt.timedelta(microseconds=delay)
+
+
+def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
+    """Return the event-time column of what a plan gives."""
+    if emit == "changes":
+        return None  # rows of windows to come would run ahead of stream time
+    if p.windowed(plan) is not None:
+        if "window_time" in names:
+            return "window_time"
+        raise QueryError(
+            "the results have no window_time, which is the event time of a derived stream",
+            hint="keep window_time in the select",
+        )
+    node = plan
+    while not isinstance(node, p.Source):
+        if isinstance(node, p.IntervalJoin):
+            return "pair_time"
+        node = p.inputs_of(node)[0]
+    column = node.scan.info().time
+    if column is not None and column not in names:
+        raise QueryError(
+            f"the results lack {column!r}, the event time of {node.name}",
+            hint=f"keep it: .select(..., {column!r})",
+        )
+    return column
+
+
+def _target_of(into: Any) -> dict[str, Any]:
+    if into is None:
+        return {"memory": True}
+    if isinstance(into, str):
+        return {"stream": into}
+    if isinstance(into, DuckDB):
+        return {
+            "table": into.table,
+            "database": into.path if isinstance(into.path, str) else ":open:",
+        }
+    if callable(into):
+        return {"function": getattr(into, "__qualname__", type(into).__name__)}
+    raise QueryError(
+        f"into is a stream's name, sl.duckdb(path, table=...), a function or None; got {into!r}"
+    )
+
+
+def _name_of(plan: p.Node, target: dict[str, Any]) -> str:
+    if "stream" in target:
+        return str(target["stream"])
+    source = next(p.sources_of(plan)).name
+    end = target.get("table") or target.get("function", "memory").rsplit(".", 1)[-1].strip("<>")
+    return f"{source}-{end}"
+
+
+def fingerprint(plan: p.Node, emit: str, start: Any, target: dict[str, Any]) -> str:
+    """Return a text that is the same for the same query, and for no other."""
+    parts = [*p.describe(plan), emit, str(start), str(sorted(target.items()))]
+    parts += [source.scan.log.stream for source in p.sources_of(plan)]
+    parts += list(_contents(plan))
+    return f"{checksum(chr(10).join(parts).encode()):016x}"
+
+
+def _contents(node: p.Node) -> Iterator[str]:
+    """Yield what a description leaves out: literals, the code of functions, frames."""
+    for other in p.inputs_of(node):
+        yield from _contents(other)
+    if isinstance(node, p.Filter):
+        yield from (str(tree(e)) for e in node.conditions)
+    elif isinstance(node, p.Project | p.Aggregate):
+        yield from (str(tree(e)) for e in node.columns)
+    elif isinstance(node, p.MapBatches):
+        code = getattr(node.function, "__code__", None)
+        yield "" if code is None else f"{code.co_code.hex()} {code.co_consts}"
+    elif isinstance(node, p.FrameJoin):
+        yield str(node.frame.hash_rows(seed=0).sum())
+
+
+def _another(known: Spec, lines: list[str], emit: str, target: dict[str, Any]) -> QueryError:
+    now = [*lines, f"emit {emit}"]
+    was = known.lines
+    gone = [
+        f"  - {line.strip()}" for line in was if line not in now and not line.startswith("start")
+    ]
+    new = [f"  + {line.strip()}" for line in now if line not in was]
+    where = f"into {target}" if target != known.into else ""
+    difference = "\n".join([*gone, *new]) or f"  another start or content {where}"
+    return QueryError(
+        f'job "{known.name}" is another query:\n{difference}',
+        hint="restart=True begins anew and keeps the old results beside; name= makes a job of its own",
+    )
