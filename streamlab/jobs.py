@@ -117,6 +117,8 @@ class Jobs(Mapping[str, Job]):
             running = self._running.get(name)
             known = self._remembered(name)
             digest = fingerprint(plan, emit, start, target)
+            if "stream" in target:
+                _time_of(plan, emit, list(plan.schema))  # refused before anything is remembered
             if known is not None and known.digest != digest and not restart:
                 raise _another(known, p.describe(plan), emit, target)
             if running is not None and running.status == "running":
@@ -195,7 +197,7 @@ class Jobs(Mapping[str, Job]):
         empty = (Changes if spec.emit == "changes" else Finals)(runner).empty
         time_column = _time_of(plan, spec.emit, visible(empty).columns)
         if name not in self._lab:
-            schema = derived_schema(empty)
+            schema = derived_schema(empty, time_column)
             delay = _delay_text(runner.delay)
             stream = self._lab.create(name, schema, time=time_column, delay=delay,
                                       settings=Settings(max_ahead=None))  # fmt: skip
@@ -220,12 +222,7 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
     if emit == "changes":
         return None  # rows of windows to come would run ahead of stream time
     if p.windowed(plan) is not None:
-        if "window_time" in names:
-            return "window_time"
-        raise QueryError(
-            "the results have no window_time, which is the event time of a derived stream",
-            hint="keep window_time in the select",
-        )
+        return "window_time"
     node = plan
     while not isinstance(node, p.Source):
         if isinstance(node, p.IntervalJoin):

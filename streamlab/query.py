@@ -623,14 +623,7 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     node = query._node()
     by = names_of(list(asked.session_key), node, "session key")
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
-    delay = (
-        None
-        if asked.delay is None
-        else parse_delay(asked.delay)
-        if isinstance(asked.delay, str)
-        else asked.delay
-    )
-    step = p.WindowSqlStep(node, asked.window, by, delay, asked, dict(checked.output))
+    step = p.WindowSqlStep(node, asked.window, by, asked.delay, asked, dict(checked.output))
     return Query(step, jobs)
 
 

@@ -75,6 +75,15 @@ def plain(frame: pl.DataFrame) -> pl.DataFrame:
     return shown.drop([name for name in shown.columns if name in SYSTEM_FIELDS])
 
 
+def timed(frame: pl.DataFrame, time: str | None) -> pl.DataFrame:
+    """Return results with their event time, which an SELECT may have left out."""
+    import polars as pl
+
+    if time != "window_time" or time in frame.columns:
+        return frame
+    return frame.with_columns(pl.col(TIME).cast(pl.Datetime("us", "UTC")).alias(time))
+
+
 class StreamSink:
     """A derived stream: results, position and stream time are one append."""
 
@@ -97,7 +106,7 @@ class StreamSink:
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
         """Append results with the state."""
         note = json.dumps(state).encode()
-        table = plain(frame).to_arrow()
+        table = plain(timed(frame, self.time)).to_arrow()
         info = self.stream._info  # noqa: SLF001
         rows = rows_of(self.log, info, table)
         if info.time is not None:
@@ -337,6 +346,6 @@ class DuckDBSink:
             self.connection = None
 
 
-def derived_schema(empty: pl.DataFrame) -> pa.Schema:
+def derived_schema(empty: pl.DataFrame, time: str | None) -> pa.Schema:
     """Return the schema of the stream that results like these go to."""
-    return normalise(plain(empty).to_arrow().schema)
+    return normalise(plain(timed(empty, time)).to_arrow().schema)
