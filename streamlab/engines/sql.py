@@ -134,7 +134,7 @@ def _no_volatile(tree: Any, text: str) -> None:
         if part.get("class") == "COLUMN_REF" and len(part["column_names"]) == 1:
             plain = part["column_names"][0].lower()
             name = plain if plain in WALL_CLOCK else None
-        if name and _kind(name) == "volatile":
+        if name and (name.lower() in WALL_CLOCK or _kind(name) == "volatile"):
             raise QueryError(
                 f"{name}() gives something else each time, and a query must give the same rows for ever",
                 hint="event time and _append_time are columns; compute with them",

@@ -1,0 +1,475 @@
+"""Laws of queries against the oracle: chunks, epochs and schedules change nothing."""
+
+import datetime as dt
+import os
+import warnings
+
+import polars as pl
+import pytest
+import query_oracle as oracle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import streamlab as sl
+from streamlab.engines import local, state
+from streamlab.testing import temp_lab
+
+EXAMPLES = int(os.environ.get("STREAMLAB_LAW_EXAMPLES", "40"))
+LAWS = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+SECOND = 1_000_000
+BASE = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
+BASE_US = int(BASE.timestamp()) * SECOND
+SCHEMA = {
+    "ts": pl.Datetime("us", "UTC"),
+    "k": pl.String,
+    "f": pl.Float64,
+    "x": pl.Float64,
+    "i": pl.Int64,
+}
+AGGREGATES = {
+    "n": pl.len(), "count": pl.col("x").count(), "total": pl.col("i").sum(), "mean": pl.col("i").mean(),
+    "low": pl.col("i").min(), "high": pl.col("x").max(), "first": pl.col("i").first(),
+    "last": pl.col("i").last(), "var": pl.col("i").var(),
+}  # fmt: skip
+
+steps = st.sampled_from([0, 0, 1, 2, 5, 30])
+lags = st.sampled_from([0, 0, 0, 1, 3, 20, 60])
+rows = st.tuples(
+    steps, lags, st.sampled_from(["a", "b", "ü", None]),
+    st.sampled_from([1.0, float("nan"), None, 0.0, -0.0]),
+    st.sampled_from([1.5, 2.5, None, float("nan")]), st.integers(-9, 9),
+)  # fmt: skip
+beats = st.integers(0, 400)
+logs = st.lists(st.one_of(rows, rows, rows, rows, beats), max_size=40)
+chunks = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+WINDOWS = [
+    ("tumbling", 10, 10, 0), ("tumbling", 10, 10, 3), ("hopping", 30, 10, 0), ("hopping", 25, 10, 4),
+    ("cumulative", 30, 10, 0), ("cumulative", 30, 10, 5),
+]  # fmt: skip
+keys = st.sampled_from([(), ("k",), ("f",), ("k", "f")])
+delays = st.sampled_from([0, 5, 20, None])
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_whole(monkeypatch):
+    monkeypatch.setattr(local, "EPOCH_ROWS", local.EPOCH_ROWS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*came too late")
+        yield
+
+
+def made(drawn):
+    """Turn what was drawn into a log: rows with times and offsets, and heartbeats."""
+    log, now, offset = [], 0, 0
+    for entry in drawn:
+        if isinstance(entry, int):
+            log.append(BASE_US + entry * SECOND)
+            continue
+        step, lag, k, f, x, i = entry
+        now += step
+        log.append(
+            {"t": BASE_US + (now - lag) * SECOND, "k": k, "f": f, "x": x, "i": i, "offset": offset}
+        )
+        offset += 1
+    return log
+
+
+def stream_of(lab, name, log, delay, sizes, *, end=False):
+    """Append a log in chunks of these sizes, now and then sealed."""
+    text = "inf" if delay is None else f"{delay}s"
+    stream = lab.create(name, pl.DataFrame(schema=SCHEMA), time="ts", delay=text)
+    extend(stream, log, sizes)
+    if end:
+        stream.advance("end")
+    return stream
+
+
+def extend(stream, log, sizes):
+    waiting, turn = [], 0
+
+    def flush():
+        if waiting:
+            data = [
+                {**r, "ts": BASE + dt.timedelta(microseconds=r["t"] - BASE_US)} for r in waiting
+            ]
+            stream.append(pl.DataFrame(data, schema_overrides=SCHEMA).select(list(SCHEMA)))
+            waiting.clear()
+
+    for entry in log:
+        if isinstance(entry, int):
+            flush()
+            stream.advance(BASE + dt.timedelta(microseconds=entry - BASE_US))
+            continue
+        waiting.append(entry)
+        if len(waiting) >= sizes[turn % len(sizes)]:
+            flush()
+            turn += 1
+            if turn % 4 == 3:
+                stream.seal()
+    flush()
+
+
+def window_of(kind, size, every, offset):
+    text = {"offset": f"{offset}s"} if offset else {}
+    if kind == "tumbling":
+        return sl.tumbling(f"{size}s", **text)
+    make = sl.hopping if kind == "hopping" else sl.cumulative
+    return make(f"{size}s", f"{every}s", **text)
+
+
+def as_table(found, by):
+    """Return the oracle's windows as the frame that a query gives."""
+    records = []
+    for start, end, key, members, final in found:
+        values = [float("nan") if part == "NaN" else part for part in key]
+        records.append(
+            {**dict(zip(by, values, strict=True)), "window_start": start, "window_end": end,
+             "window_time": end - 1, **oracle.aggregates(members), "_final": final}
+        )  # fmt: skip
+    kinds = {name: SCHEMA[name] for name in by}
+    kinds |= dict.fromkeys(("window_start", "window_end", "window_time"), pl.Int64)
+    kinds |= {"n": pl.Int64, "count": pl.Int64, "total": pl.Int64, "mean": pl.Float64, "low": pl.Int64,
+              "high": pl.Float64, "first": pl.Int64, "last": pl.Int64, "var": pl.Float64,
+              "_final": pl.Boolean}  # fmt: skip
+    return pl.DataFrame(records, schema=kinds)
+
+
+def same(got, want, *, ordered=True):
+    """Assert that a result is what the oracle says, row for row in order."""
+    from polars.testing import assert_frame_equal
+
+    instants = [c for c in ("window_start", "window_end", "window_time") if c in got.columns]
+    got = got.with_columns([pl.col(c).cast(pl.Int64) for c in instants])
+    got = got.with_columns([pl.col(c).cast(pl.Int64) for c in ("n", "count") if c in got.columns])
+    assert got.columns == want.columns
+    assert_frame_equal(got, want, check_row_order=ordered, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def late_offsets(frame):
+    return sorted(zip(frame["_offset"].to_list(), frame["_watermark"].dt.epoch("us").to_list(),
+                      frame["late_by"].dt.total_microseconds().to_list(), strict=True))  # fmt: skip
+
+
+def late_of(late):
+    return sorted((row["offset"], w, by) for row, w, by in late)
+
+
+@given(
+    logs,
+    st.sampled_from(WINDOWS),
+    keys,
+    delays,
+    chunks,
+    st.booleans(),
+    st.sampled_from([1, 7, 1000]),
+)
+@LAWS
+def test_windows_are_what_the_rules_say(drawn, window, by, delay, sizes, end, epoch):
+    """Final and open windows, late and partly late rows are the oracle's, in its order."""
+    log = made(drawn)
+    kind, size, every, offset = window
+    late_after = None if delay is None else delay * SECOND
+    whole = [*log, oracle.END] if end else log
+    found, late, partly = oracle.fixed(
+        whole, kind, size * SECOND, every * SECOND, offset * SECOND, by, late_after
+    )
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, delay, sizes, end=end)
+        local.EPOCH_ROWS = epoch
+        query = stream.window(window_of(*window), by=list(by)).agg(**AGGREGATES)
+        want = as_table(found, by)
+        same(query.collect(), want)
+        same(query.collect("final"), want.filter(pl.col("_final")).drop("_final"))
+        assert late_offsets(query.late()) == late_of(late)
+        job = query.run(None, follow=False).wait(30, caught_up=False)
+        assert job.progress.rows_late == len(late)
+        assert job.progress.rows_partly_late == partly
+        assert job.progress.rows_in == sum(isinstance(e, dict) for e in log)
+
+
+@given(logs, keys, delays, chunks, st.booleans(), st.sampled_from([1, 7, 1000]))
+@LAWS
+def test_sessions_are_what_the_rules_say(drawn, by, delay, sizes, end, epoch):
+    """Sessions merge, close and lose late rows as the oracle's do."""
+    log = made(drawn)
+    late_after = None if delay is None else delay * SECOND
+    whole = [*log, oracle.END] if end else log
+    found, late, _ = oracle.sessions(whole, 7 * SECOND, by, late_after)
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, delay, sizes, end=end)
+        local.EPOCH_ROWS = epoch
+        query = stream.window(sl.session("7s"), by=list(by)).agg(**AGGREGATES)
+        same(query.collect(), as_table(found, by))
+        assert late_offsets(query.late()) == late_of(late)
+        wider = stream.window(sl.session("7s"), by=list(by)).agg(
+            **AGGREGATES, several=pl.col("i").n_unique()
+        )
+        same(wider.collect().drop("several"), as_table(found, by))
+
+
+@given(logs, keys, delays, chunks, st.sampled_from([1, 7, 1000]), st.booleans())
+@LAWS
+def test_sliding_results_are_what_the_rules_say(drawn, by, delay, sizes, epoch, rolling):
+    """A row's aggregates cover its key's rows up to it, wherever they were appended."""
+    log = made(drawn)
+    late_after = None if delay is None else delay * SECOND
+    found, late = oracle.sliding(log, 15 * SECOND, by, late_after)
+    chosen = dict(AGGREGATES)
+    if rolling:
+        del chosen["first"], chosen["last"]
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, delay, sizes)
+        local.EPOCH_ROWS = epoch
+        query = stream.window(sl.sliding("15s"), by=list(by)).agg(**chosen)
+        got = query.collect()
+        assert got["_offset"].to_list() == [row["offset"] for row, _, final in found if final] + [
+            row["offset"] for row, _, final in found if not final
+        ]
+        wanted = [oracle.aggregates(near) for _, near, _ in found]
+        for name in chosen:
+            values = got[name].to_list()
+            for value, want in zip(values, wanted, strict=True):
+                assert value == pytest.approx(want[name], nan_ok=True), name
+        assert got["_final"].to_list() == [final for _, _, final in found]
+        assert late_offsets(query.late()) == late_of(late)
+
+
+@given(
+    logs,
+    logs,
+    st.sampled_from([(), ("k",)]),
+    st.sampled_from([None, 10]),
+    delays,
+    chunks,
+    st.sampled_from([1, 7, 1000]),
+)
+@LAWS
+def test_as_of_joins_are_what_the_rules_say(one, two, by, tolerance, delay, sizes, epoch):
+    """A left row gets the latest right row at or before it, once the right side has passed it."""
+    left, right = made(one), made(two)
+    late_after = None if delay is None else delay * SECOND
+    limit = None if tolerance is None else tolerance * SECOND
+    found, late = oracle.asof(left, right, by, limit, late_after)
+    with temp_lab() as lab:
+        a = stream_of(lab, "a", left, 0, sizes)
+        b = stream_of(lab, "b", right, delay, sizes[::-1])
+        local.EPOCH_ROWS = epoch
+        text = None if tolerance is None else f"{tolerance}s"
+        query = a.join_asof(
+            b.with_columns(o=pl.col("_offset")), by=list(by) or None, tolerance=text
+        )
+        got = query.collect()
+        assert got["_offset"].to_list() == [row["offset"] for row, _, _ in found]
+        assert got["o"].to_list() == [
+            None if best is None else best["offset"] for _, best, _ in found
+        ]
+        assert got["_final"].to_list() == [final for _, _, final in found]
+        assert query.late()["_offset"].to_list() == sorted(
+            row["offset"] for row, _, _ in wrapped(late)
+        )
+
+
+def wrapped(late):
+    return [(row, None, None) for row in late]
+
+
+@given(logs, logs, delays, delays, chunks, st.sampled_from([1, 7, 1000]))
+@LAWS
+def test_interval_joins_are_what_the_rules_say(one, two, first, second, sizes, epoch):
+    """Pairs are those whose times lie within the bounds, late rows of each side left out."""
+    left, right = made(one), made(two)
+    micros = tuple(None if d is None else d * SECOND for d in (first, second))
+    pairs = oracle.interval(left, right, ("k",), -5 * SECOND, 10 * SECOND, micros)
+    with temp_lab() as lab:
+        a = stream_of(lab, "a", left, first, sizes)
+        b = stream_of(lab, "b", right, second, sizes[::-1])
+        local.EPOCH_ROWS = epoch
+        got = a.join(b.with_columns(o=pl.col("_offset")), on="k", within=("-5s", "10s")).collect()
+        assert list(zip(got["_offset"], got["o"], strict=True)) == [
+            (x["offset"], y["offset"]) for x, y in pairs
+        ]
+        times = [max(x["t"], y["t"]) for x, y in pairs]
+        assert got["pair_time"].dt.epoch("us").to_list() == times
+
+
+@given(logs, st.sampled_from([None, 8]), chunks, st.sampled_from([1, 7, 1000]))
+@LAWS
+def test_unique_keeps_what_the_rule_keeps(drawn, within, sizes, epoch):
+    """A row goes iff a kept row of its key is less than ``within`` away."""
+    log = made(drawn)
+    kept = oracle.unique(
+        [e for e in log if isinstance(e, dict)], ("k",), None if within is None else within * SECOND
+    )
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, 0, sizes)
+        local.EPOCH_ROWS = epoch
+        got = stream.unique("k", within=None if within is None else f"{within}s").collect()
+        assert got["_offset"].to_list() == [row["offset"] for row in kept]
+
+
+@given(
+    logs,
+    st.sampled_from(WINDOWS),
+    keys,
+    delays,
+    chunks,
+    st.integers(0, 40),
+    st.sampled_from([1, 7, 1000]),
+)
+@LAWS
+def test_a_job_gives_what_a_collect_gives(drawn, window, by, delay, sizes, cut, epoch):
+    """A job that is fed, stopped and started again fills its stream with the collected rows."""
+    log = made(drawn)
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log[:cut], delay, sizes)
+        local.EPOCH_ROWS = epoch
+        query = stream.window(window_of(*window), by=list(by)).agg(**AGGREGATES)
+        query.run("out").wait(30).stop()
+        extend(stream, log[cut:], sizes[::-1])
+        query.run("out").wait(30).stop()
+        want = query.collect("final")
+        got = lab["out"].to_polars().select(want.columns)
+        assert got.equals(want, null_equal=True) or _equal_floats(got, want)
+        first = stream.filter(pl.col("i") > 0).run("some", follow=False).wait(30, caught_up=False)
+        assert first.status == "stopped"
+        again = lab["some"].window(window_of(*window), by=list(by)).agg(**AGGREGATES)
+        whole = (
+            stream.filter(pl.col("i") > 0).window(window_of(*window), by=list(by)).agg(**AGGREGATES)
+        )
+        assert _equal_floats(again.collect(), whole.collect())
+
+
+def _equal_floats(got, want):
+    from polars.testing import assert_frame_equal
+
+    assert_frame_equal(got, want, rel_tol=1e-9, abs_tol=1e-9)
+    return True
+
+
+@given(logs, keys, delays, chunks)
+@LAWS
+def test_two_steps_are_one(drawn, by, delay, sizes):
+    """A 30-second window over 10-second windows equals the 30-second window over the rows."""
+    log = made(drawn)
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, delay, sizes)
+        ten = stream.window(sl.tumbling("10s"), by=list(by)).agg(
+            n=pl.len(), total=pl.col("i").sum()
+        )
+        both = {"n": pl.col("n").cast(pl.Int64).sum(), "total": pl.col("total").sum()}
+        direct = stream.window(sl.tumbling("30s"), by=list(by)).agg(
+            n=pl.len().cast(pl.Int64), total=pl.col("i").sum()
+        )
+        ten.run("ten", follow=False).wait(30, caught_up=False)
+        inside = ten.window(sl.tumbling("30s"), by=list(by)).agg(**both)
+        outside = lab["ten"].window(sl.tumbling("30s"), by=list(by)).agg(**both)
+        if not late_of_both(stream, by, delay):
+            assert inside.collect("final").equals(direct.collect("final"))
+        assert outside.collect("final").equals(inside.collect("final"))
+        assert outside.late().is_empty()
+
+
+def late_of_both(stream, by, delay):
+    ten = stream.window(sl.tumbling("10s"), by=list(by)).agg(n=pl.len())
+    return not ten.late().is_empty()
+
+
+@given(
+    logs,
+    st.sampled_from([*WINDOWS, ("session", 7, 0, 0)]),
+    keys,
+    delays,
+    chunks,
+    st.sampled_from([1, 7]),
+)
+@LAWS
+def test_the_fold_of_changes_is_the_result(drawn, window, by, delay, sizes, epoch):
+    """Changes, folded by key and window, are what a collect gives; what is final is marked."""
+    log = made(drawn)
+    session = window[0] == "session"
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, delay, sizes)
+        made_of = sl.session("7s") if session else window_of(*window)
+        query = (
+            stream.window(made_of, by=list(by))
+            .agg(n=pl.len(), total=pl.col("i").sum())
+            .top(2, "total")
+        )
+        local.EPOCH_ROWS = epoch
+        names = [*by, "window_start", *([] if session else ["window_end"])]
+        state_now = {}
+        for frame in query.follow(emit="changes", timeout=0):
+            for row in frame.to_dicts():
+                key = tuple(oracle.normal(row[name]) for name in names)
+                if row.pop("_op") == "d":
+                    del state_now[key]
+                else:
+                    assert not state_now.get(key, {}).get("_final")
+                    state_now[key] = row
+        want = {tuple(oracle.normal(r[n]) for n in names): r for r in query.collect().to_dicts()}
+        assert str(sorted(map(str, state_now.values()))) == str(sorted(map(str, want.values())))
+
+
+# -- wrong engines are caught ----------------------------------------------------------------------
+
+DISORDERED = [(30, 0, "a", 1.0, 1.0, 1), (0, 25, "a", 1.0, 1.0, 2), (30, 0, "a", 1.0, 1.0, 3)]
+
+
+def _caught(monkeypatch=None):
+    """Whether the oracle and the engine differ on a log with a late row, read in one epoch."""
+    log = made(DISORDERED)
+    found, late, _ = oracle.fixed(log, "tumbling", 10 * SECOND, 10 * SECOND, 0, (), 0)
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", log, 0, [9])
+        query = stream.window(sl.tumbling("10s")).agg(**AGGREGATES)
+        try:
+            same(query.collect(), as_table(found, ()))
+        except AssertionError:
+            return True
+        return len(query.late()) != len(late)
+
+
+def test_the_right_engine_passes():
+    """The control of the controls: nothing is caught where nothing is wrong."""
+    assert not _caught()
+
+
+def test_a_watermark_that_moves_by_batches_is_caught(monkeypatch):
+    """Were a row judged by the stream time before its batch, the oracle would tell."""
+    right = state.marks_of
+    monkeypatch.setattr(
+        state, "marks_of", lambda before, delay: right(before * 0 + before[:1], delay)
+    )
+    assert _caught()
+
+
+def test_late_rows_that_are_dropped_in_silence_are_caught(monkeypatch):
+    """Were late rows dropped and not counted, the oracle would tell."""
+    right = state.WindowOperator.on_time
+
+    def silent(self, batch):
+        self.on_late = None
+        return right(self, batch)
+
+    monkeypatch.setattr(state.WindowOperator, "on_time", silent)
+    assert _caught()
+
+
+def test_a_split_without_the_list_is_caught(monkeypatch):
+    """Were (x - x.min()).sum() split, two batches would give 2 instead of 20."""
+    from streamlab import aggregate
+
+    expression = (pl.col("i") - pl.col("i").min()).sum()
+    answers = []
+    for allowed in (False, True):
+        with monkeypatch.context() as patch, temp_lab() as lab:
+            if allowed:
+                patch.setattr(aggregate, "obstacle", lambda _: None)
+            stream = lab.create("s", pl.DataFrame(schema=SCHEMA), time="ts")
+            for i in (1, 2, 10, 11):
+                stream.append({"ts": BASE, "k": "a", "f": 1.0, "x": 1.0, "i": i})
+            patch.setattr(local, "EPOCH_ROWS", 2)
+            answers.append(stream.window(sl.tumbling("10s")).agg(s=expression).collect()["s"][0])
+    assert answers == [20, 2]
