@@ -12,7 +12,6 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ from streamlab.job import Job, Spec
 from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
-from streamlab.settings import Settings
 from streamlab.sinks import (
     DuckDB,
     DuckDBSink,
@@ -199,10 +197,7 @@ class Jobs(Mapping[str, Job]):
         if name not in self._lab:
             schema = derived_schema(empty, time_column)
             delay = _delay_text(runner.delay)
-            stream = self._lab.create(name, schema, time=time_column, delay=delay,
-                                      settings=Settings(max_ahead=None))  # fmt: skip
-            catalog = stream._catalog
-            catalog.save(replace(catalog.info(name), job=spec.name))
+            self._lab._derived(name, schema, time_column, delay, spec.name)
         stream = self._lab[name]
         owner = stream._info.job
         if owner != spec.name:

@@ -215,6 +215,15 @@ class Lab(Mapping[str, Stream]):
                 raise
         return stream
 
+    def _derived(
+        self, name: str, schema: pa.Schema, time: str | None, delay: Duration, job: str
+    ) -> Stream:
+        """Make the stream of a job's results, which is the job's from the first."""
+        settings = Settings(max_ahead=None)
+        info = self._described(name, schema, time, None, 1, delay, None, "delete", settings)
+        self._catalog.add(replace(info, job=job))
+        return self[name]
+
     def _described(
         self, name: str, schema: pa.Schema, time: str | None, key: Any, partitions: int,
         delay: Duration, retention: Any, cleanup: str, settings: Settings,

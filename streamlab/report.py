@@ -523,6 +523,7 @@ class Section:
     tables: Sequence[Table] = ()
     charts: Sequence[tuple[Path, str]] = ()  # a picture, and what it says
     checks: Sequence[str] = ()
+    said: str = ""  # lines to show as they are
 
 
 CSS = """
@@ -549,6 +550,8 @@ td { border-bottom: 1px solid var(--line); }
 .n { text-align: right; }
 img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 6px; }
+pre { padding: .8rem 1rem; margin: 1rem 0; background: var(--card); border-radius: 6px;
+  font-size: .82rem; overflow-x: auto; }
 ul.checks { list-style: none; padding: .8rem 1rem; margin: 1rem 0; background: var(--card);
   border-radius: 6px; }
 ul.checks li::before { content: "= "; color: var(--good); font-weight: 700; }
@@ -582,4 +585,6 @@ def _section(section: Section) -> str:
     if section.checks:
         items = "".join(f"<li>{_escape(check)}</li>" for check in section.checks)
         parts.append(f'<ul class="checks">{items}</ul>\n')
+    if section.said:
+        parts.append(f"<pre>{_escape(section.said)}</pre>\n")
     return "".join([*parts, "</section>\n"])

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from streamlab.clock import NEVER
-from streamlab.duck import quoted
 from streamlab.engines.batch import BEFORE, TIME
 from streamlab.engines.local import visible
 from streamlab.errors import HistoryChanged, QueryError
@@ -236,6 +235,13 @@ def duckdb_sink(path: Any, table: str) -> DuckDB:
 
 
 POSITIONS = "_streamlab_jobs"
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    from streamlab.duck import quoted as as_duckdb_does  # DuckDB takes a while to import
+
+    return as_duckdb_does(name)
 
 
 class DuckDBSink:

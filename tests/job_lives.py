@@ -1,0 +1,123 @@
+"""A process that forks lives of jobs, each of which may be killed; driven line by line.
+
+It imports everything and computes nothing itself: what a library's threads hold would be lost in a
+fork. Commands are JSON on stdin: ``{"do": "setup" | "life" | "rows", ...}``; answers are JSON lines.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import duckdb
+import polars as pl
+from faults import dying
+
+import streamlab as sl
+from streamlab.engines import local
+
+BASE = 1_767_600_000_000_000
+
+
+def setup(command):
+    """Fill a lab with events, a few at a time, some of them late."""
+    with sl.open(command["path"]) as lab:
+        schema = {"ts": pl.Datetime("us", "UTC"), "k": pl.String, "i": pl.Int64}
+        stream = lab.create("events", pl.DataFrame(schema=schema), time="ts", delay="5s")
+        for at in range(0, command["rows"], 7):
+            seconds = [n * 4 - (40 if n % 11 == 0 else n % 3) for n in range(at, at + 7)]
+            times = pl.Series([BASE + s * 1_000_000 for s in seconds]).cast(schema["ts"])
+            names = ["ab"[n % 2] for n in range(at, at + 7)]
+            stream.append(pl.DataFrame({"ts": times, "k": names, "i": list(range(at, at + 7))}))
+        stream.advance("end")
+
+
+def queries(lab, path):
+    """Yield the jobs of a life in order: a window, a window over it, a row-wise one, a table."""
+    events = lab["events"]
+    ten = events.window(sl.tumbling("10s"), by="k").agg(n=pl.len(), s=pl.col("i").sum())
+    yield ten, "ten"
+    yield (
+        lab["ten"].window(sl.session("15s")).agg(n=pl.col("n").sum(), m=pl.col("s").median()),
+        "five",
+    )
+    yield events.filter(pl.col("i") % 3 > 0), "some"
+    if path:
+        hop = events.window(sl.hopping("30s", "10s")).agg(n=pl.len(), last=pl.col("i").last())
+        yield hop, sl.duckdb(path, table="hop")
+
+
+def life(command):
+    """Run the jobs to their ends, perhaps to die on the way."""
+    local.EPOCH_ROWS = command["epoch"]
+    if command.get("control"):
+        place_first()
+    if command.get("at"):
+        dying(command["at"], command["how"])
+    if command.get("after"):
+        signal.setitimer(signal.ITIMER_REAL, command["after"])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    path = str(Path(command["path"]).parent / "results.duckdb") if command.get("database") else None
+    lab = sl.open(command["path"])
+    for query, into in queries(lab, path):
+        query.run(into, follow=False).wait(60, caught_up=False)
+    lab.close()
+
+
+def place_first():
+    """The control: the place is committed before the results."""
+    from streamlab.sinks import StreamSink, plain, timed
+
+    def deliver(self, frame, state, mark):
+        self.record(state, None or mark)
+        table = plain(timed(frame, self.time)).to_arrow()
+        from streamlab.ingest import rows_of
+
+        self.log.writer.append(rows_of(self.log, self.stream._info, table))
+
+    StreamSink.deliver = deliver
+
+
+def rows(command):
+    """Return all results."""
+    found = {}
+    with sl.open(command["path"]) as lab:
+        for name in ("ten", "five", "some"):
+            if name in lab:
+                frame = lab[name].to_polars().drop("_partition", "_append_time")
+                found[name] = [str(row) for row in frame.rows()]
+    database = Path(command["path"]).parent / "results.duckdb"
+    if database.exists():
+        with duckdb.connect(str(database)) as connection:
+            found["hop"] = [str(row) for row in connection.execute("FROM hop").fetchall()]
+    return found
+
+
+def main():
+    for line in sys.stdin:
+        command = json.loads(line)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            code = 1
+            try:
+                answer = {"setup": setup, "life": life, "rows": rows}[command["do"]](command)
+                os.write(write, json.dumps(answer).encode())
+                code = 0
+            except BaseException as error:
+                os.write(write, json.dumps(f"{type(error).__name__}: {error}").encode())
+            finally:
+                os._exit(code)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(child, 0)
+        answer = {"killed": os.WIFSIGNALED(status), "code": os.waitstatus_to_exitcode(status),
+                  "said": json.loads(said) if said else None}  # fmt: skip
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
