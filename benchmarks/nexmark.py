@@ -79,9 +79,7 @@ def database(events: Events) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.register("given", frame)
             connection.execute(f"CREATE TABLE {name} AS FROM given")
             connection.unregister("given")
-        connection.execute(
-            "CREATE MACRO floor_us(t, width) AS epoch_us(t) // (width) * (width)"
-        )
+        connection.execute("CREATE MACRO floor_us(t, width) AS t // width * width")
         yield connection
 
 

@@ -92,7 +92,7 @@ def chunks(events: Events, size: int) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield the rows as they would come: so many events at a time, each kind's beside the others'."""
     for start in range(0, len(events), size):
         for name, frame in events.items():
-            low, high = frame["event"].search_sorted([start, start + size])
+            low, high = np.searchsorted(frame["event"].to_numpy(), [start, start + size])
             if high > low:
                 yield name, frame[int(low) : int(high)]
 

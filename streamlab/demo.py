@@ -119,7 +119,7 @@ def run(
     show(f"{len(STEPS) + 1}  One page of all of it\n")
     recorded, *answers, charts = sections
     _write_report(folder, [charts, *answers, recorded])
-    show(_contents(folder))
+    show(report.contents(folder))
     show(f"\nDone in {time.monotonic() - began:.0f} s. Three commands to try next:\n")
     show(next_commands(folder))
     return folder
@@ -153,15 +153,8 @@ def new_folder(wanted: Path) -> Path:
 def _progress(total: int, unit: str, what: str) -> Any:
     from tqdm import tqdm
 
-    return tqdm(
-        total=total,
-        unit=unit,
-        desc=f"  {what}",
-        unit_scale=total > 10_000,
-        leave=False,
-        disable=None,
-        ncols=80,
-    )
+    shown: Any = {"desc": f"  {what}", "unit": unit, "unit_scale": total > 10_000, "ncols": 80}
+    return tqdm(total=total, leave=False, disable=None, **shown)
 
 
 # ---------------------------------------------------------------------- 1  record and load
@@ -355,20 +348,13 @@ def windows(stage: Stage) -> Section:
     trace, trace_check = _trace_table(query, crash, minutes)
     late, late_checks = _late_table(stage)
     jobs, job_checks = _jobs_table(stage)
-    tables = [
-        _crash_table(minutes, crash),
-        trace,
-        _orders_table(stage),
-        _host_table(stage),
-        _live_table(stage),
-        late,
-        jobs,
-    ]
+    tables = [_crash_table(minutes, crash), trace, _orders_table(stage), _host_table(stage)]
+    tables += [_live_table(stage), late, jobs]
     for table in tables:
         stage.table(table)
     checks = [trace_check, *late_checks, *job_checks]
     stage.show("".join(f"  {check}\n" for check in checks))
-    said = _wrapped(query.explain())
+    said = report.wrapped(query.explain())
     stage.show(f"  What explain says of the windows of trades\n\n{textwrap.indent(said, '  ')}\n")
     text = (
         "Tumbling windows over event time. A row that comes after its window has closed is not"
@@ -376,15 +362,6 @@ def windows(stage: Stage) -> Section:
         " Last, what explain says of the windows of trades."
     )
     return Section("Windows", text, tables, checks=checks, said=said)
-
-
-def _wrapped(text: str) -> str:
-    """Return text with its long lines broken, deeper in than they begin."""
-    lines = []
-    for line in text.splitlines():
-        inner = " " * (len(line) - len(line.lstrip()) + 4)
-        lines += textwrap.wrap(line, 94, subsequent_indent=inner, break_on_hyphens=False)
-    return "\n".join(lines)
 
 
 def _trace_table(query: Any, crash: Crash, minutes: pl.DataFrame) -> tuple[Table, str]:
@@ -484,8 +461,8 @@ def _late_table(stage: Stage) -> tuple[Table, list[str]]:
                 "in windows": query.collect()["taken"].sum(),
                 "late": late.height,
                 "late (%)": 100 * late.height / len(stream),
-                "late by at most (s)": late["late_by"].dt.total_microseconds().max() / 1e6,
-                "late without delay": query.lateness(["0s"])["rows_late"].item(),
+                "late by up to (s)": late["late_by"].dt.total_microseconds().max() / 1e6,
+                "late if delay 0 s": query.lateness(["0s"])["rows_late"].item(),
             }
         )
     frame = pl.DataFrame(rows)
@@ -498,7 +475,7 @@ def _late_table(stage: Stage) -> tuple[Table, list[str]]:
         "late: the window had ended when the greatest event time of the rows before, less the"
         "\ndelay, had reached its end; rows = in windows + late"
     )
-    decimals = {"late (%)": 3, "late by at most (s)": 1}
+    decimals = {"late (%)": 3, "late by up to (s)": 1}
     return Table("Rows that no window took", frame, note=note, decimals=decimals), checks
 
 
@@ -700,29 +677,13 @@ def _write_report(folder: Path, sections: list[Section]) -> None:
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _contents(folder: Path) -> str:
-    """Return what the demo left behind, with sizes."""
-    lines = []
-    for path in sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name)):
-        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-        size = sum(file.stat().st_size for file in files)
-        name = path.name if path.is_file() else f"{path.name}/"
-        lines.append(f"  {name:<16} {size / 1e6:>7.2f} MB")
-    return "\n".join([f"  {folder}", "", *lines])
-
-
 def next_commands(folder: Path) -> str:
     """Return three commands to try on the lab, with its path quoted for a shell."""
     lab = shlex.quote(str(folder / "lab"))
     command = _command()
     query = "select symbol, count(*) as n from trades group by all order by n desc limit 5"
-    return "\n".join(
-        [
-            f"  {command} ls {lab}",
-            f"  {command} sql {lab} {shlex.quote(query)}",
-            f"  {command} tail {lab} cpu",
-        ]
-    )
+    verbs = (f"ls {lab}", f"sql {lab} {shlex.quote(query)}", f"tail {lab} cpu")
+    return "\n".join(f"  {command} {verb}" for verb in verbs)
 
 
 def _command() -> str:

@@ -91,6 +91,7 @@ class Spec:
     digest: str
     wanted: list[int]
     reading: list[int]
+    edge: int | None = None  # rows at or before this time may have been missing from the first
     generation: int = 1
     created: float = 0.0
 
@@ -121,6 +122,7 @@ class Job:
         self._base = dict.fromkeys(("rows_in", "rows_out", "rows_late", "rows_partly_late"), 0)
         self._epoch = 0
         self._dirty = False
+        self._placed: dict[str, Any] = {}
         self._recorded = 0.0
         self._rate: list[tuple[float, int]] = []
         self._thread = threading.Thread(
@@ -289,8 +291,9 @@ class Job:
             self._epoch += 1
             state = self._state(runner)
             self._secure(runner)
-            self._sink.pin(state)
+            self._sink.pin(self._placed, state)
             self._sink.deliver(out, state, runner.mark)
+            self._placed = state
             self._recorded, self._dirty = now, False
         else:
             self._dirty = True
@@ -301,7 +304,8 @@ class Job:
     def _record(self, runner: Runner) -> None:
         if self._dirty:
             self._secure(runner)
-            self._sink.record(self._state(runner), runner.mark)
+            self._placed = self._state(runner)
+            self._sink.record(self._placed, runner.mark)
             self._recorded, self._dirty = time.monotonic(), False
 
     def _turned(self, runner: Runner) -> None:
@@ -344,14 +348,14 @@ class Job:
 
     def _restored(self) -> Runner:
         """Return a runner in the state in which the job was."""
-        template = Runner(self._plan, starts=self._spec.reading, stops=self._spec.reading, raw=True)
+        template = Runner(self._plan, edge=self._spec.edge, raw=True)
         emission = Changes if self._spec.emit == "changes" else Finals
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
         if state is not None:
             self._check_history(state)
-        runner = Runner(self._plan, starts=starts, stops=stops, raw=True)
+        runner = Runner(self._plan, starts=starts, stops=stops, edge=self._spec.edge, raw=True)
         while runner.step() is not None:
             if self._stop.is_set():
                 break
@@ -362,6 +366,7 @@ class Job:
             self._epoch = int(state["epoch"])
         self._base = {name: base - getattr(runner, name) for name, base in self._base.items()}
         self._runner = runner
+        self._placed = self._state(runner)
         if state is not None and state.get("pinned"):
             self._again(runner, state["pinned"])
         return runner
@@ -377,7 +382,8 @@ class Job:
         frames = [frame for frame in frames if frame.height]
         if frames:
             self._epoch += 1
-            self._sink.deliver(pl.concat(frames), self._state(runner), runner.mark)
+            self._placed = self._state(runner)
+            self._sink.deliver(pl.concat(frames), self._placed, runner.mark)
 
     def _check_history(self, state: dict[str, Any]) -> None:
         """See that the inputs are the ones that the state rests on.

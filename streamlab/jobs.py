@@ -155,7 +155,7 @@ class Jobs(Mapping[str, Job]):
         generation = 1 if before is None else before.generation + 1
         spec = Spec(
             name, target, emit, [*p.describe(plan), f"emit {emit}", f"start {start}"], digest,
-            wanted, reading, generation, time.time(),
+            wanted, reading, Runner(plan).edge, generation, time.time(),
         )  # fmt: skip
         if "memory" not in target:
             with contextlib.suppress(FileExistsError):
@@ -191,7 +191,7 @@ class Jobs(Mapping[str, Job]):
 
     def _stream_sink(self, spec: Spec, plan: p.Node) -> StreamSink:
         name = spec.into["stream"]
-        runner = Runner(plan, starts=spec.reading, stops=spec.reading, raw=True)
+        runner = Runner(plan, edge=spec.edge, raw=True)
         empty = (Changes if spec.emit == "changes" else Finals)(runner).empty
         time_column = _time_of(plan, spec.emit, visible(empty).columns)
         if name not in self._lab:
@@ -221,6 +221,9 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
     node = plan
     while not isinstance(node, p.Source):
         if isinstance(node, p.IntervalJoin):
+            if "pair_time" not in names:
+                raise QueryError("the results lack 'pair_time', the event time of the join",
+                                 hint="keep it: .select(..., 'pair_time')")  # fmt: skip
             return "pair_time"
         node = p.inputs_of(node)[0]
     column = node.scan.info().time

@@ -440,9 +440,7 @@ class Querying:
                 f"the two queries have different columns: {', '.join(sorted(missing))}"
             )
         two = two.select(one.columns).cast(one.schema)
-        keys = one.columns
-        left = one.join(two, on=keys, how="anti", nulls_equal=True)
-        right = two.join(one, on=keys, how="anti", nulls_equal=True)
+        left, right = _others(one, two), _others(two, one)
         return pl.concat([
             left.with_columns(pl.lit("left").alias("_side")),
             right.with_columns(pl.lit("right").alias("_side")),
@@ -625,6 +623,19 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
     step = p.WindowSqlStep(node, asked.window, by, asked.delay, asked, dict(checked.output))
     return Query(step, jobs)
+
+
+def _others(one: pl.DataFrame, two: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of one frame that the other has not; NaN equals NaN."""
+    import polars as pl
+
+    floats = [name for name, kind in one.schema.items() if kind.is_float()]
+    marks = [pl.col(name).is_nan().alias(f"\0{name}") for name in floats]
+    plain = [pl.col(name).fill_nan(0.0) for name in floats]
+    mine, other = (f.with_columns(marks).with_columns(plain) for f in (one, two))
+    numbered = mine.with_row_index("\0n")
+    found = numbered.join(other, on=mine.columns, how="anti", nulls_equal=True)
+    return one[found["\0n"].sort()]
 
 
 def _node_of(other: Any, what: str) -> p.Node:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import html
+import textwrap
 import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,12 +32,14 @@ __all__ = [
     "Crash",
     "Section",
     "Table",
+    "contents",
     "crash_chart",
     "host_chart",
     "lateness_chart",
     "live_chart",
     "page",
     "save",
+    "wrapped",
 ]
 
 INK, MUTED, FAINT = "#1b1f24", "#5d6570", "#d9dde2"
@@ -156,6 +159,26 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, right: bool) -> str:
     space = " " * (width - _width(text))
     return space + text if right else text + space
+
+
+def wrapped(text: str) -> str:
+    """Return text with its long lines broken, deeper in than they begin."""
+    lines = []
+    for line in text.splitlines():
+        inner = " " * (len(line) - len(line.lstrip()) + 4)
+        lines += textwrap.wrap(line, 94, subsequent_indent=inner, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def contents(folder: Path) -> str:
+    """Return what a folder holds, with sizes."""
+    lines = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_file(), path.name)):
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        name = path.name if path.is_file() else f"{path.name}/"
+        lines.append(f"  {name:<16} {size / 1e6:>7.2f} MB")
+    return "\n".join([f"  {folder}", "", *lines])
 
 
 # ------------------------------------------------------------------------------------ charts

@@ -51,7 +51,7 @@ class Sink(Protocol):
         """Get ready for rows like these; return the state that was recorded last."""
         ...
 
-    def pin(self, state: State) -> None:
+    def pin(self, before: State, state: State) -> None:
         """Note how far the next delivery reaches, before it is made."""
         ...
 
@@ -99,7 +99,7 @@ class StreamSink:
         note = self.log.writer.last_note()
         return json.loads(note) if note else None
 
-    def pin(self, state: State) -> None:
+    def pin(self, before: State, state: State) -> None:
         """Nothing to do: the append is the pin."""
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
@@ -148,7 +148,6 @@ class FunctionSink:
     def __init__(self, function: Callable[..., Any], path: Path) -> None:
         self.function = function
         self.path = path
-        self.state: State | None = None
         try:
             self.takes_epoch = "epoch" in inspect.signature(function).parameters
         except (TypeError, ValueError):
@@ -157,18 +156,16 @@ class FunctionSink:
     def open(self, empty: pl.DataFrame) -> State | None:
         """Return the last state, which may be pinned and not delivered."""
         try:
-            self.state = load_json(disk.read(self.path), self.path)
+            return load_json(disk.read(self.path), self.path)
         except FileNotFoundError:
-            self.state = None
-        return self.state
+            return None
 
     def _write(self, state: State) -> None:
         disk.replace_file(self.path, dump_json(state), durable=False)
-        self.state = state
 
-    def pin(self, state: State) -> None:
+    def pin(self, before: State, state: State) -> None:
         """Note the end of the epoch to come."""
-        self._write({**(self.state or state), "pinned": state["positions"]})
+        self._write({**before, "pinned": state["positions"]})
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
         """Call the function, then record."""
@@ -196,7 +193,7 @@ class MemorySink:
         self.empty = visible(empty)
         return None
 
-    def pin(self, state: State) -> None:
+    def pin(self, before: State, state: State) -> None:
         """Nothing to note."""
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
@@ -312,7 +309,7 @@ class DuckDBSink:
         finally:
             connection.close()
 
-    def pin(self, state: State) -> None:
+    def pin(self, before: State, state: State) -> None:
         """Nothing to do: the transaction is the pin."""
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
@@ -354,4 +351,7 @@ class DuckDBSink:
 
 def derived_schema(empty: pl.DataFrame, time: str | None) -> pa.Schema:
     """Return the schema of the stream that results like these go to."""
-    return normalise(plain(timed(empty, time)).to_arrow().schema)
+    schema = plain(timed(empty, time)).to_arrow().schema
+    short = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    fields = [field.with_type(short.get(field.type, field.type)) for field in schema]
+    return normalise(pa.schema(fields))

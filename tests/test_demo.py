@@ -1,6 +1,7 @@
 """The demo: it runs without help, says "equal" only after comparing, and its page is self-contained."""
 
 import datetime as dt
+import html
 import re
 import subprocess
 
@@ -10,6 +11,7 @@ import pytest
 
 import streamlab as sl
 from streamlab import demo, report
+from streamlab.testing import temp_lab
 
 DAY = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -51,7 +53,9 @@ def test_open_and_close_go_by_the_order_of_rows():
     rows = at(3, 1, 2).with_columns(
         symbol=pl.lit("A"), price=pl.Series([5.0, 9.0, 4.0]), size=pl.Series([1, 1, 2])
     )
-    bar = demo.ohlc(demo.placed(rows, 60 * SECOND, SECOND)).row(0, named=True)
+    with temp_lab() as lab:
+        trades = lab.create("trades", rows.collect(), time="ts", key="symbol")
+        bar = demo.bars(trades).collect().row(0, named=True)
     assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (5.0, 9.0, 4.0, 4.0)
     assert (bar["vwap"], bar["volume"], bar["trades"]) == (22.0 / 4, 4, 3)
 
@@ -130,13 +134,39 @@ def test_the_demo_records_this_machine(shown):
 
 
 def test_the_demo_compares(shown):
-    """The run says "equal" for the view, the copy and the windows; the second copy adds nothing."""
+    """The run says "equal" for all that it compared; the second copy adds nothing."""
     folder, text = shown
-    assert len(re.findall(r"^  equal: ", text, re.MULTILINE)) == 4
+    said = re.findall(r"^  equal: (.*)", text, re.MULTILINE)
+    assert len(said) == 9
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(html.escape(line) in page for line in said)
     added = re.search(r"to_duckdb added ([\d,]+) rows .* it added 0", text)
     with duckdb.connect(str(folder / "history.duckdb"), read_only=True) as connection:
         rows = connection.sql("select count(*) from trades").fetchall()[0][0]
     assert f"{rows:,}" == added[1]
+
+
+def test_the_jobs_of_the_demo_deliver_into_streams(shown):
+    """The lab keeps the windows that two jobs delivered, and remembers both and the one into DuckDB."""
+    folder, _ = shown
+    with sl.open(folder / "lab") as lab:
+        assert sorted(lab.jobs.known()) == ["bars", "cpu_seconds", "trades-bars"]
+        final = demo.bars(lab["trades"]).collect("final")
+        assert (
+            lab["bars"]
+            .to_polars()
+            .select("symbol", "window_start", "low")
+            .equals(final.select("symbol", "window_start", "low"))
+        )
+
+
+def test_the_demo_explains_its_query(shown):
+    """What explain says is shown and stands on the page, in lines that fit."""
+    folder, text = shown
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for place in (text, page):
+        assert "window tumbling(1m) by symbol" in place
+        assert re.search(r"200,000 rows read: [\d,]+ accepted, [\d,]+ late", place)
 
 
 def test_the_demo_ends_with_three_commands_that_run(shown):
@@ -215,6 +245,19 @@ def test_the_page_escapes_what_a_picture_says(tmp_path):
     picture.write_bytes(b"png")
     section = report.Section("t", "t", charts=[(picture, '"><script>')])
     assert "<script>" not in report.page("t", "t", [section])
+
+
+def test_what_is_said_is_escaped_and_kept_in_lines():
+    """Lines to show as they are stay lines, and markup in them stays text."""
+    page = report.page("t", "t", [report.Section("t", "t", said="a < b\n  c")])
+    assert "<pre>a &lt; b\n  c</pre>" in page
+
+
+def test_long_lines_are_broken_deeper_in():
+    """A line that is too long goes on four columns further in than it began."""
+    first, second = report.wrapped("  " + "word " * 25).splitlines()
+    assert len(first) <= 94
+    assert second.startswith("      word")
 
 
 def test_a_table_is_aligned():

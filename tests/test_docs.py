@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import streamlab
+import streamlab as sl
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,8 +28,8 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def test_the_readme_runs_as_printed(checkout):
@@ -40,6 +42,21 @@ def test_the_readme_runs_as_printed(checkout):
     runner.run(session, out=report.append)
     assert runner.tries > 15
     assert not runner.failures, "".join(report)
+
+
+def test_the_queries_of_the_page_run(checkout):
+    """One query, collected, followed and run as a job as docs/queries.md has it, gives one answer."""
+    (code,) = blocks("python", (ROOT / "docs" / "queries.md").read_text())
+    with sl.open("lab") as lab:
+        trades = lab.create("trades", "datasets/trades.parquet", time="ts", delay="5s")
+        names = {"sl": sl, "pl": pl, "lab": lab, "trades": trades}
+        exec(code, names)
+        final = names["minutes"].collect("final")
+        names["job"].wait()
+        assert lab["minutes"].to_polars().select(final.columns).equals(final)
+        assert names["frame"].columns == final.columns
+        said = names["minutes"].explain().splitlines()
+        assert [line for line in said if not line.startswith(" ")] == ["Plan", "How", "Now"]
 
 
 def test_the_commands_of_the_readme_run(checkout):

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["AsofJoiner", "FrameJoiner", "IntervalJoiner", "TableJoiner"]
 
 
+KEPT_ROWS = 10_000
+"""So many right rows are held without looking which of them can go."""
+
+
 def later(time: int, delay: int) -> int:
     """Return the stream time whose watermark, after a delay, is ``time``."""
     if time in (NEVER, FOREVER):
@@ -193,7 +197,7 @@ class AsofJoiner(_Joiner):
         import polars as pl
 
         left, right = self.sides
-        if right.frame is None or right.frame.height < 10_000:
+        if right.frame is None or right.frame.height < KEPT_ROWS:
             return
         edge = min(left.mark, right.mark)
         if left.frame is not None and left.frame.height:

@@ -92,6 +92,7 @@ class _Compiler:
     starts: Sequence[int] | None
     everything: bool  # late rows are wanted with all their columns
     width: int
+    given_edge: int | str | None
     columns: dict[int, set[str] | None] = field(default_factory=dict)
     sources: list[SourceReader] = field(default_factory=list)
     entries: list[tuple[Operator | None, int]] = field(default_factory=list)
@@ -205,6 +206,8 @@ class _Compiler:
         """Return the time before which rows may be missing on the left, None if none are."""
         if self._joined(node) or any(isinstance(o, WindowOperator) for o in self.operators):
             return None
+        if not isinstance(self.given_edge, str):
+            return self.given_edge
         source = self.sources[-1]
         if source.scan.since is not None:
             return source.scan.since - 1
@@ -302,19 +305,20 @@ class Runner:
     """One run of a plan over its sources.
 
     ``starts`` are the offsets to begin at; ``stops`` bound it. ``late`` gathers late rows. ``raw`` leaves
-    the hidden columns in.
+    the hidden columns in. ``edge`` is the time before which rows may be missing, where that is known.
     """
 
     def __init__(
         self, plan: p.Node, *, starts: Sequence[int] | None = None,
         stops: Sequence[int] | None = None, late: bool = False,
         raw: bool = False,
+        edge: int | str | None = "first row",
     ) -> None:  # fmt: skip
         self.plan = plan
         columns: dict[int, set[str] | None] = {}
         _needed(plan, None, columns)
         width = len(list(p.sources_of(plan)))
-        compiler = _Compiler(starts, late, width, columns)
+        compiler = _Compiler(starts, late, width, edge, columns)
         self.top, self.empty, self.delay = compiler.build(plan, plan)
         self.sources, self.entries = compiler.sources, compiler.entries
         self.names = compiler.names
@@ -397,6 +401,12 @@ class Runner:
             min(source.position, FOREVER if found is None else found[index])
             for index, source in enumerate(self.sources)
         )
+
+    @property
+    def edge(self) -> int | None:
+        """The time before which rows of the first window may be missing, None if none are."""
+        found = [o.edge for o in self.operators if isinstance(o, WindowOperator)]
+        return found[0] if found else None
 
     @property
     def rows_in(self) -> int:

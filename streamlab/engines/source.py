@@ -58,6 +58,7 @@ class SourceReader:
             )  # fmt: skip
         self.stream_time = self._before(moment)
         self.started = self.stream_time
+        self.told = NEVER  # the stream time that was given out last
 
     def _before(self, moment: Any) -> int:
         reader = self.scan.log.reader
@@ -81,8 +82,6 @@ class SourceReader:
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
         """
-        if self.scan.fixed is not None and stop is None and self.position >= self.snapshot.stop:
-            return
         scan = replace(self.scan, start=max(self.scan.start, self.position))
         if stop is not None:
             scan = replace(scan, stop=stop if scan.stop is None else min(stop, scan.stop))
@@ -116,8 +115,10 @@ class SourceReader:
             count += chunk.batch.num_rows
         moment = self.snapshot.moment
         if not parts:
-            if self.position == moment.end and moment.stream_time > self.stream_time:
-                self.stream_time = moment.stream_time
+            if self.position == moment.end:
+                self.stream_time = max(self.stream_time, moment.stream_time)
+            if self.position == self.snapshot.stop and self.stream_time > self.told:
+                self.told = self.stream_time
                 return Batch(self.empty(), self.stream_time, tuple(place))
             return None
         times, before = self._times(parts)
@@ -127,6 +128,7 @@ class SourceReader:
         self.rows_read += count
         if self.position == moment.end:
             self.stream_time = max(self.stream_time, moment.stream_time)
+        self.told = self.stream_time
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
         frame = self._frame(parts, [start, self.position], times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:

@@ -341,7 +341,7 @@ class Panes(WindowOperator):
         """Return what is open and what closes next."""
         held = f"{self.store.height:,} {'partial results' if self.incremental else 'rows'} held"
         count = len(self._pairs(FOREVER)[[START, END]].unique()) if self.panes else 0
-        lines = [f"{count:,} windows open, {held}{self.store.where}"]
+        lines = [f"{count:,} window{'s' * (count != 1)} open, {held}{self.store.where}"]
         if self.panes and self.next_end != FOREVER:
             at = self.next_end + (0 if self.late_delay == FOREVER else self.late_delay)
             lines.append(
@@ -629,16 +629,15 @@ class Sliding(_ByTime):
         """Aggregate the rows in reach of each row, in the order of offsets."""
         import polars as pl
 
-        columns = [c for c in self.columns if c not in self.by]
-        right = held.select(*self.by, *columns, ORDER, pl.col(TIME).alias("\0t"))
-        right = right.rename({c: f"\0r{c}" for c in columns})
-        left = ready.select(*self.by, "\0n", TIME)
-        how: Any = (
-            {"on": self.by, "how": "inner", "nulls_equal": True} if self.by else {"how": "cross"}
-        )
-        pairs = left.join(right, **how)
+        group = pl.lit(0, pl.Int64)
+        if self.by:  # a number for each key: joins do not take NaN for NaN
+            group = pl.col("\0row").min().over(self.by)
+        held = held.with_row_index("\0row").with_columns(group.alias("\0g"))
+        right = held.select("\0g", ORDER, pl.col(TIME).alias("\0t"), *self.columns)
+        left = held.select(ORDER, "\0g").join(ready.select(ORDER, TIME, "\0n"), on=ORDER)
+        pairs = left.select("\0n", "\0g", TIME).join(right, on="\0g", how="inner")
         near = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
-        pairs = pairs.filter(near).rename({f"\0r{c}": c for c in columns})
+        pairs = pairs.filter(near)
         return pairs.sort("\0n", ORDER).group_by("\0n", maintain_order=True).agg(self.how.whole)
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
