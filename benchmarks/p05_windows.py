@@ -46,12 +46,12 @@ def run(scale: Scale) -> None:
         frame = in_memory(lab, "trades")
         with memory_table({"trades": frame}) as connection:
             contenders: dict[str, Callable[[], Any]] = {
-                "job into a stream": lambda: job(lab, query(lab)),
+                "job into a stream": lambda: job(lab, query(lab["trades"])),
                 "Polars, the files": lambda: windows(pl.scan_ipc(files(lab, "trades"))),
                 "Polars, in memory": lambda: windows(frame.lazy()),
                 "DuckDB, in memory": lambda: connection.sql(SQL).to_arrow_table(),
             }
-            agree(contenders, lambda: job(lab, query(lab), keep=True), ("n", "volume", "last"))
+            agree(contenders, lambda: job(lab, query(lab["trades"]), keep=True), ("n", "volume", "last"))
             times = alternate(timed(contenders), scale.rounds)
     ours = "job into a stream"
     reaches = [
@@ -62,9 +62,9 @@ def run(scale: Scale) -> None:
     report(times, reaches, rows=rows)
 
 
-def query(lab: sl.Lab) -> sl.Query:
+def query(trades: sl.Stream, delay: str = DELAY) -> sl.Query:
     """Return the continuous query."""
-    return lab["trades"].window(sl.tumbling("1m"), by="symbol").agg(**AGGREGATES)
+    return trades.window(sl.tumbling("1m"), by="symbol", delay=delay).agg(**AGGREGATES)
 
 
 def windows(frame: pl.LazyFrame) -> pl.DataFrame:

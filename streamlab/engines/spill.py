@@ -5,8 +5,10 @@ Invariants: rows come back in the order in which they were added; a file is gone
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,14 @@ LIMIT_BYTES = 512 << 20
 MANY_PARTS, MANY_ROWS = 16, 200_000
 
 
+class _Folder:
+    """A folder that is gone when nobody holds it any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="streamlab-state-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 class Store:
     """Frames of one schema, in the order in which they were added."""
 
@@ -29,7 +39,7 @@ class Store:
         self.parts: list[pl.DataFrame | Path] = []
         self.merged_rows = 0
         self._heights: list[int] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: _Folder | None = None
 
     def copy(self) -> Store:
         """Return another store with the same frames."""
@@ -66,10 +76,10 @@ class Store:
 
     def _spill(self) -> None:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="streamlab-state-")
+            self._folder = _Folder()
         for index, part in enumerate(self.parts):
             if not isinstance(part, Path):
-                path = Path(self._folder.name) / f"{uuid.uuid4().hex}.arrow"
+                path = self._folder.path / f"{uuid.uuid4().hex}.arrow"
                 part.write_ipc(path)
                 self.parts[index] = path
 
