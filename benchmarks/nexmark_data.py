@@ -68,9 +68,7 @@ def generate(events: int, seed: int = 20260105) -> Events:
     """Return so many events."""
     random = np.random.default_rng(seed)
     number = np.arange(events, dtype=np.int64)
-    late = np.where(
-        random.random(events) < DISORDERED, random.integers(0, DISORDER_US, events), 0
-    )
+    late = np.where(random.random(events) < DISORDERED, random.integers(0, DISORDER_US, events), 0)
     times = START_US + number * STEP_US + random.integers(0, STEP_US, events) - late
     cycle, place = np.divmod(number, CYCLE)
     parts = [place < PEOPLE, (place >= PEOPLE) & (place < PEOPLE + AUCTIONS)]

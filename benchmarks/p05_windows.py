@@ -20,7 +20,18 @@ import streamlab as sl
 from benchmarks.measure import Contender, Reach, Scale, alternate, folder, heading, report
 from benchmarks.trades import batches
 
-__all__ = ["AGGREGATES", "DELAY", "agree", "files", "in_memory", "job", "make", "memory_table", "query", "timed"]
+__all__ = [
+    "AGGREGATES",
+    "DELAY",
+    "agree",
+    "files",
+    "in_memory",
+    "job",
+    "make",
+    "memory_table",
+    "query",
+    "timed",
+]
 
 ROWS = 20_000_000
 DELAY = "5s"
@@ -51,7 +62,11 @@ def run(scale: Scale) -> None:
                 "Polars, in memory": lambda: windows(frame.lazy()),
                 "DuckDB, in memory": lambda: connection.sql(SQL).to_arrow_table(),
             }
-            agree(contenders, lambda: job(lab, query(lab["trades"]), keep=True), ("n", "volume", "last"))
+            agree(
+                contenders,
+                lambda: job(lab, query(lab["trades"]), keep=True),
+                ("n", "volume", "last"),
+            )
             times = alternate(timed(contenders), scale.rounds)
     ours = "job into a stream"
     reaches = [

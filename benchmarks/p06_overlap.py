@@ -109,9 +109,7 @@ def hopping_batch(lab: sl.Lab) -> pl.DataFrame:
     panes = trades.group_by("symbol", pane).agg(**PARTIAL).collect()
     low, high = panes["pane"].min(), panes["pane"].max()
     every = pl.datetime_range(low, pl.lit(high).dt.offset_by("290s"), PANE, time_unit="us")
-    grid = panes.select(pl.col("symbol").unique().sort()).join(
-        pl.select(pane=every), how="cross"
-    )
+    grid = panes.select(pl.col("symbol").unique().sort()).join(pl.select(pane=every), how="cross")
     full = grid.join(panes, on=["symbol", "pane"], how="left", maintain_order="left")
     added = [
         pl.col(name).rolling_sum(PANES, min_samples=1).over("symbol")

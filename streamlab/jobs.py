@@ -91,6 +91,16 @@ class Jobs(Mapping[str, Job]):
         for job in jobs:
             job.stop()
 
+    def forget(self, name: str) -> None:
+        """Stop a job and forget it; its results are let go of or dropped by whoever asks."""
+        with self._lock:
+            job = self._running.pop(name, None)
+        if job is not None:
+            job.stop()
+        for path in (self._folder / f"{name}.json", self._folder / f"{name}.state.json"):
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(path)
+
     def start(
         self,
         plan: p.Node,
@@ -178,7 +188,8 @@ class Jobs(Mapping[str, Job]):
             self._lab.drop(stream)
         if isinstance(into, DuckDB):
             DuckDBSink(into, known.name, known.digest).forget()
-        disk.unlink(self._folder / f"{known.name}.json")
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(self._folder / f"{known.name}.json")
 
     def _sink(self, spec: Spec, plan: p.Node, into: Any) -> Sink:
         if "stream" in spec.into:

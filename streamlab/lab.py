@@ -268,6 +268,8 @@ class Lab(Mapping[str, Stream]):
         """
         self._writable()
         info = self._catalog.info(name)
+        if info.job is not None:
+            self._jobs.forget(info.job)
         log = self._log(info)
         with log.writer.held():
             self._catalog.drop(name)

@@ -312,3 +312,13 @@ def test_a_view_is_run_and_followed_like_a_stream(lab):
         assert found.equals(want)
         query.run(f"out{number}").wait(10, caught_up=False)
         assert lab[f"out{number}"].to_polars().select("k", "n").equals(want)
+
+
+def test_dropping_a_derived_stream_forgets_its_job(lab):
+    """A dropped result can be made anew, by the same query or another one."""
+    stream = stream_of(lab)
+    counting(stream).run("out").wait(10)
+    lab.drop("out")
+    assert lab.jobs.known() == []
+    counting(stream, "20s").run("out").wait(10)
+    assert len(lab["out"]) == 8

@@ -457,3 +457,28 @@ def test_empty_streams_have_empty_results(lab):
         assert query.collect("final").is_empty()
         assert query.late().is_empty()
         assert "has no rows yet" in query.explain()
+
+
+def test_a_stream_that_only_has_heartbeats_lets_others_pass(lab):
+    """A right side without rows, moved on by a heartbeat or ended, holds no left row back."""
+    empty = pl.DataFrame(schema={"ts": pl.Datetime("us", "UTC"), "v": pl.Int64})
+    left = lab.create("left", {"ts": [BASE], "n": [1]}, time="ts")
+    for number, to in enumerate([BASE + dt.timedelta(seconds=60), "end"]):
+        right = lab.create(f"right{number}", empty, time="ts")
+        assert left.join_asof(right).collect("final").is_empty()
+        right.advance(to)
+        assert left.join_asof(right).collect("final").height == 1
+
+
+def test_nan_keys_meet_however_the_input_is_cut(lab, monkeypatch):
+    """NaN equals NaN in joins, also where one row meets one row."""
+    from streamlab.engines import local
+
+    data = {"ts": [BASE] * 3, "g": [float("nan"), 1.0, float("nan")], "v": [1, 2, 3]}
+    one, two = lab.create("one", data, time="ts"), lab.create("two", data, time="ts")
+    for rows in (1, 1000):
+        monkeypatch.setattr(local, "EPOCH_ROWS", rows)
+        pairs = one.join(two, on="g", within=("0s", "0s")).collect().select("v", "v_right").rows()
+        assert pairs == [(1, 1), (1, 3), (2, 2), (3, 1), (3, 3)]
+        frame = pl.DataFrame({"g": [float("nan")], "name": ["none"]})
+        assert one.join(frame, on="g").collect()["v"].to_list() == [1, 3]

@@ -45,6 +45,23 @@ def later(time: int, delay: int) -> int:
     return FOREVER if delay == FOREVER else time + delay
 
 
+def joined(
+    left: pl.DataFrame, right: pl.DataFrame, on: list[str], how: Any = "inner"
+) -> pl.DataFrame:
+    """Return a join in the order of both sides, in which NaN is NaN.
+
+    Polars takes NaN for NaN unless a float is the only key and both sides have one row; a second
+    key, which is always the same, keeps it out of that case.
+    """
+    import polars as pl
+
+    same = pl.lit(0, pl.Int8).alias("\0same")
+    both = left.with_columns(same).join(
+        right.with_columns(same), on=[*on, "\0same"], how=how, maintain_order="left_right"
+    )
+    return both.drop("\0same")
+
+
 class _Side:
     """What is held of one side of a join."""
 
@@ -289,8 +306,7 @@ class IntervalJoiner(_Joiner):
         import polars as pl
 
         other = right.rename({ORDER: f"{ORDER}r"})
-        how: Any = {"on": self.on, "how": "inner"} if self.on else {"how": "cross"}
-        both = left.join(other, **how)
+        both = left.join(other, how="cross") if not self.on else joined(left, other, self.on)
         gap = pl.col(f"{TIME}r") - pl.col(TIME)
         both = both.filter((gap >= self.low) & (gap <= self.high)).sort(ORDER, f"{ORDER}r")
         time = pl.max_horizontal(TIME, f"{TIME}r")
@@ -339,8 +355,7 @@ class FrameJoiner(Operator):
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return rows that are not final with what the frame has for them."""
-        how: Any = self.how
-        return rows[0].join(self.frame, on=self.on, how=how, maintain_order="left_right")
+        return joined(rows[0], self.frame, self.on, self.how)
 
 
 class TableJoiner(Operator):
