@@ -5,11 +5,11 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help demo test lint lab bench format clean
+.PHONY: help demo test lint lab bench bench-peers format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("streamlab needs Python 3.11 or newer, and this is " + sys.version.split()[0] + ": make demo PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -41,5 +41,21 @@ lab: $(DEV)  ## open JupyterLab on the notebooks
 bench: $(DEV)  ## print the ratios of docs/performance.md
 	@$(BIN)/python -m benchmarks
 
+PEERS := bytewax spark deephaven
+PEER_STAMPS := $(PEERS:%=.peers/%/.installed)
+.peers/bytewax/.installed:   PACKAGES := bytewax pyarrow
+.peers/spark/.installed:     PACKAGES := pyspark
+.peers/deephaven/.installed: PACKAGES := deephaven-server pyarrow
+
+$(PEER_STAMPS):
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing $(PACKAGES) into $(@D)"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
+	@touch $@
+
+bench-peers: $(DEV) $(PEER_STAMPS)  ## P5 against Deephaven, Spark and Bytewax (1.5 GB, Java 17)
+	@command -v java >/dev/null || test -n "$$JAVA_HOME" || echo "Spark and Deephaven are left out without Java 17: apt-get install openjdk-17-jre-headless"
+	@$(BIN)/python -m benchmarks.peers
+
 clean:  ## remove the environment and what builds leave behind
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,7 +58,7 @@ def loaded(path: Path, events: Events, chunk: int = CHUNK) -> Iterator[sl.Lab]:
         create(lab, events)
         for name, frame in chunks(events, chunk):
             lab[name].append(frame)
-        for name, _ in events.items():
+        for name in KEYS:
             lab[name].advance("end")
         yield lab
 

@@ -22,7 +22,7 @@ OPEN = f"{LONGEST_US // 1_000_000}s"  # no auction is open for longer
 PRICE = pl.col("price")
 TIME = pl.col("date_time")
 CHEAP, DEAR = 10_000, 1_000_000
-LOW, MIDDLE, HIGH = PRICE < CHEAP, (PRICE >= CHEAP) & (PRICE < DEAR), PRICE >= DEAR  # noqa: SIM300
+LOW, MIDDLE, HIGH = PRICE < CHEAP, (PRICE >= CHEAP) & (PRICE < DEAR), PRICE >= DEAR
 RANKS = {"1": LOW, "2": MIDDLE, "3": HIGH}
 
 

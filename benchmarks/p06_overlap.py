@@ -18,10 +18,8 @@ import pyarrow as pa
 
 import streamlab as sl
 from benchmarks.measure import Reach, Scale, alternate, folder, heading, report
-from benchmarks.p05_windows import (
-    AGGREGATES, agree, files, in_memory, job, make, memory_table, timed,
-)  # fmt: skip
-from benchmarks.trades import SYMBOLS, table
+from benchmarks.p05_windows import AGGREGATES, agree, files, in_memory, job, make, memory_table, timed
+from benchmarks.trades import SCHEMA, SYMBOLS, table
 
 ROWS, QUOTES = 20_000_000, 2_000_000
 BATCH = 65_536
@@ -91,8 +89,8 @@ def quoted(rows: int) -> list[pa.RecordBatch]:
     made = pl.DataFrame(pa.Table.from_batches(uneven(rows, 2)))
     bid = pl.col("price").alias("bid")
     quotes = made.select("ts", "symbol", bid, ask=pl.col("price") + 0.01).to_arrow()
-    plain = pa.schema([*table(1).schema][:2] + [("bid", pa.float64()), ("ask", pa.float64())])
-    return quotes.cast(plain).combine_chunks().to_batches(max_chunksize=BATCH)
+    prices = [pa.field("bid", pa.float64()), pa.field("ask", pa.float64())]
+    return quotes.cast(pa.schema([SCHEMA.field("ts"), SCHEMA.field("symbol"), *prices])).combine_chunks().to_batches(max_chunksize=BATCH)
 
 
 # -- hopping windows -----------------------------------------------------------------------------

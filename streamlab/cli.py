@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -345,25 +346,46 @@ def run_sql(options: argparse.Namespace) -> int:
     """Run one SELECT and show its rows."""
     with opened(options.lab) as lab:
         view = lab.as_of(options.as_of) if options.as_of else lab
-        relation = view.sql(options.query)
-        limit = (
-            options.n if options.n is not None else 0 if options.json or options.csv else SHOWN_ROWS
-        )
-        reader = relation.to_arrow_reader(8192)
-        rows = Limited(reader, limit)
-        kind = "jsonl" if options.json else "csv"
-        if options.json or options.csv:
-            limited = pa.RecordBatchReader.from_batches(reader.schema, iter(rows))
-            sl.export(limited, binary_out(), format=kind)
-        else:
-            printer = Printer(json_lines=False)
-            for batch in rows:
-                printer.show(batch)
-            if printer.layout is None:
-                show(columns_of(reader.schema).header())
-        if rows.cut:
-            print(f"only the first {limit:,} rows are shown; -n 0 shows all", file=sys.stderr)
+        show_rows(view.sql(options.query).to_arrow_reader(8192), options)
     return 0
+
+
+def run_query(options: argparse.Namespace) -> int:
+    """Answer a windowed query over history, run it into a stream, or explain it."""
+    with opened(options.lab, write=bool(options.into)) as lab:
+        query = (lab.as_of(options.as_of) if options.as_of else lab).query(options.query)
+        if options.explain:
+            print(query.explain())
+        elif options.into:
+            job = query.run(options.into, follow=False).wait(caught_up=False)
+            print(job)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of late rows, said below in one line
+                table = query.collect("final" if options.final else "all").to_arrow()
+            show_rows(pa.RecordBatchReader.from_batches(table.schema, table.to_batches()), options)
+            late = query.late().height
+            if late:
+                print(f"{late:,} late rows are in no window; delay => keeps more", file=sys.stderr)
+    return 0
+
+
+def show_rows(reader: pa.RecordBatchReader, options: argparse.Namespace) -> None:
+    """Show the rows of a result as a table, JSON lines or CSV."""
+    limit = options.n if options.n is not None else 0 if options.json or options.csv else SHOWN_ROWS
+    rows = Limited(reader, limit)
+    kind = "jsonl" if options.json else "csv"
+    if options.json or options.csv:
+        limited = pa.RecordBatchReader.from_batches(reader.schema, iter(rows))
+        sl.export(limited, binary_out(), format=kind)
+    else:
+        printer = Printer(json_lines=False)
+        for batch in rows:
+            printer.show(batch)
+        if printer.layout is None:
+            show(columns_of(reader.schema).header())
+    if rows.cut:
+        print(f"only the first {limit:,} rows are shown; -n 0 shows all", file=sys.stderr)
 
 
 class Limited:
@@ -651,6 +673,7 @@ VERBS = {
     "info": run_info,
     "tail": run_tail,
     "sql": run_sql,
+    "query": run_query,
     "export": run_export,
     "verify": run_verify,
 }

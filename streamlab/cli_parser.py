@@ -29,6 +29,7 @@ GROUPS = {
         "info": "show everything about a stream: columns, settings, size",
         "tail": "show the last rows of a stream, and follow it",
         "sql": "run one SELECT over the streams of a lab",
+        "query": "answer a windowed query, run it into a stream, or explain it",
     },
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
@@ -167,6 +168,16 @@ def _sql(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _query(verb: argparse.ArgumentParser) -> None:
+    _sql(verb)
+    verb.add_argument("--final", action="store_true", help="closed windows only")
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--into", metavar="STREAM", help="add what is new of the results to a stream")
+    what.add_argument(
+        "--explain", action="store_true", help="say how it is answered, and who waits"
+    )
+
+
 def _export(verb: argparse.ArgumentParser) -> None:
     _stream(verb)
     verb.add_argument("path", metavar="PATH", help="ends in .parquet, .csv, .tsv, .jsonl or .arrow")
@@ -254,6 +265,13 @@ VERBS = {
         """DuckDB's dialect, locked down: no files, no network, no settings. Rows have _partition,
         _offset and _append_time too.""",
         'streamlab sql my-lab "SELECT symbol, count(*) AS n FROM trades GROUP BY ALL ORDER BY n DESC"',
+    ),
+    "query": Verb(
+        _query,
+        """SQL with tumble, hop, cumulate or session in FROM. Open windows are shown too, _final
+        tells; with --into each result gets into the stream once, however often this is run.""",
+        'streamlab query my-lab "SELECT window_start, window_end, symbol, count(*) AS n FROM '
+        "tumble(trades, INTERVAL '1 minute') GROUP BY ALL\"",
     ),
     "export": Verb(
         _export,

@@ -1,5 +1,6 @@
 """The command line: every verb does what its help says, and every mistake ends in one clear line."""
 
+import datetime as dt
 import json
 import os
 import re
@@ -18,7 +19,19 @@ LINES = [
     {"ts": "2026-01-05T09:30:01.5+00:00", "symbol": "B", "price": 12345.25, "size": 1_000_000},
     {"ts": "2026-01-05 09:31:00", "symbol": "A\x1b[31m", "price": None},
 ]
-VERBS = ["demo", "new", "ls", "info", "append", "tail", "sql", "export", "import", "verify"]
+VERBS = [
+    "demo",
+    "new",
+    "ls",
+    "info",
+    "append",
+    "tail",
+    "sql",
+    "query",
+    "export",
+    "import",
+    "verify",
+]
 
 
 @pytest.fixture
@@ -519,3 +532,27 @@ def test_nothing_of_data_reaches_the_terminal_as_a_control():
     for code in [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066]:
         assert clean(f"a{chr(code)}b").isprintable()
     assert clean("plain ünïcode 漢字") == "plain ünïcode 漢字"
+
+
+def test_query_answers_explains_and_fills_a_stream(run, lab):
+    """Windowed SQL over history; into a stream each result goes once, however often it is run."""
+    run("new", lab, "events", "--schema", "ts timestamp, k string", "--time", "ts")
+    with sl.open(lab) as opened:
+        frame = [
+            {"ts": dt.datetime(2026, 1, 5, 9, 30, n, tzinfo=dt.UTC), "k": "ab"[n % 2]}
+            for n in range(60)
+        ]
+        opened["events"].append(frame)
+    text = "SELECT window_start, window_end, k, count(*) AS n FROM tumble(events, INTERVAL '10 seconds') GROUP BY ALL"
+    code, out, _ = run("query", lab, text, "--final", "--json")
+    assert code == 0
+    assert [json.loads(line)["n"] for line in out.splitlines()] == [5] * 10
+    assert "_final" in run("query", lab, text)[1]
+    assert "recomputed by DuckDB" in run("query", lab, text, "--explain")[1]
+    for _ in range(2):
+        code, out, _ = run("query", lab, text, "--into", "counts")
+        assert code == 0
+        assert "60 rows in, 10 out" in out
+    code, _, err = run("query", lab, "SELECT count(*) FROM events")
+    assert code != 0
+    assert "tumble" in err
