@@ -124,6 +124,7 @@ class Job:
         self._dirty = False
         self._placed: dict[str, Any] = {}
         self._recorded = 0.0
+        self._kept = float("-inf")
         self._rate: list[tuple[float, int]] = []
         self._thread = threading.Thread(
             target=self._main, name=f"streamlab job {spec.name}", daemon=True
@@ -325,9 +326,7 @@ class Job:
     def _state(self, runner: Runner) -> dict[str, Any]:
         counts = {name: base + getattr(runner, name) for name, base in self._base.items()}
         since = runner.since()
-        for source, offset in zip(runner.sources, since, strict=True):
-            if source.scan.fixed is None:
-                source.scan.log.hold(self._hold, offset)
+        self._keep(runner, since)
         return {
             "job": self.name,
             "digest": self._spec.digest,
@@ -342,9 +341,15 @@ class Job:
             **counts,
         }
 
-    @property
-    def _hold(self) -> str:
-        return f"job-{self.name}"
+    def _keep(self, runner: Runner, since: tuple[int, ...]) -> None:
+        """Keep the rows that the open windows need from retention; an older hold keeps more."""
+        now = time.monotonic()
+        if now - self._kept < RECORD_SECONDS and not self._stop.is_set():
+            return
+        self._kept = now
+        for source, offset in zip(runner.sources, since, strict=True):
+            if source.scan.fixed is None:
+                source.scan.log.hold(f"job-{self.name}", offset)
 
     def _restored(self) -> Runner:
         """Return a runner in the state in which the job was."""

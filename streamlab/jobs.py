@@ -97,6 +97,8 @@ class Jobs(Mapping[str, Job]):
             job = self._running.pop(name, None)
         if job is not None:
             job.stop()
+        for stream in self._lab:
+            self._lab[stream]._scan.log.release(f"job-{name}")
         for path in (self._folder / f"{name}.json", self._folder / f"{name}.state.json"):
             with contextlib.suppress(FileNotFoundError):
                 disk.unlink(path)

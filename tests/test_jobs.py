@@ -318,7 +318,9 @@ def test_dropping_a_derived_stream_forgets_its_job(lab):
     """A dropped result can be made anew, by the same query or another one."""
     stream = stream_of(lab)
     counting(stream).run("out").wait(10)
+    assert stream._scan.log.holds() == {"job-out": 0}
     lab.drop("out")
+    assert stream._scan.log.holds() == {}
     assert lab.jobs.known() == []
     counting(stream, "20s").run("out").wait(10)
     assert len(lab["out"]) == 8

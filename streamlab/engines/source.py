@@ -6,7 +6,8 @@ through; batches may be cut anywhere, and nothing that follows depends on where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streamlab.clock import FOREVER, NEVER
-from streamlab.engines.batch import APPENDED, BEFORE, ORDER, TIME, Batch
+from streamlab.engines.batch import APPENDED, BEFORE, ORDER, TIME, Batch, Since
 from streamlab.errors import OffsetOutOfRange
 from streamlab.log.segment import Chunk
 from streamlab.scan import Scan, Snapshot, append_times, with_system
@@ -27,6 +28,34 @@ if TYPE_CHECKING:
 __all__ = ["SourceReader"]
 
 Times = npt.NDArray[np.int64]
+
+
+AHEAD_ROWS = 1 << 17
+"""From so many rows a batch on, the next one is read while this one is worked on."""
+
+
+class _Ahead(threading.Thread):
+    """Something that is computed meanwhile."""
+
+    def __init__(self, compute: Callable[[], tuple[Batch, int] | None]) -> None:
+        super().__init__(name="streamlab read-ahead", daemon=True)
+        self._compute = compute
+        self._found: tuple[Batch, int] | None = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._found = self._compute()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+
+    def result(self) -> tuple[Batch, int] | None:
+        """Return it, or raise what went wrong."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
 
 
 class SourceReader:
@@ -47,6 +76,7 @@ class SourceReader:
         self.time_column = snapshot.info.time
         self._chunks: Iterator[Chunk] = iter(())
         self._rest: Chunk | None = None
+        self._ahead: _Ahead | None = None
         self.stream_time = NEVER
         self._look(snapshot)
         moment = snapshot.moment
@@ -82,6 +112,9 @@ class SourceReader:
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
         """
+        if self._ahead is not None:  # what was read and not given out is read again
+            self._ahead.join()
+            self._ahead = None
         scan = replace(self.scan, start=max(self.scan.start, self.position))
         if stop is not None:
             scan = replace(scan, stop=stop if scan.stop is None else min(stop, scan.stop))
@@ -106,38 +139,60 @@ class SourceReader:
         return self._frame([], [], np.empty(0, np.int64), np.empty(0, np.int64))
 
     def read(self, rows: int) -> Batch | None:
-        """Return the next rows, at most so many; or stream time alone that moved on; or None."""
+        """Return the next rows, at most so many; or stream time alone that moved on; or None.
+
+        Where there is much to read, the rows after these are read meanwhile; the place of this
+        reader is that of what it has given out.
+        """
+        ahead, self._ahead = self._ahead, None
+        found = ahead.result() if ahead else self._gather(self.position, self.stream_time, rows)
+        if found is None:
+            return self._idle()
+        batch, count = found
+        self.position += count
+        self.rows_read += count
+        self.stream_time = self.told = batch.stream_time
+        if count >= AHEAD_ROWS and self.position < self.snapshot.stop:
+            self._ahead = _Ahead(lambda: self._gather(self.position, self.stream_time, rows))
+        return batch
+
+    def _idle(self) -> Batch | None:
+        """Return stream time that moved on without rows."""
+        moment = self.snapshot.moment
+        if self.position == moment.end:
+            self.stream_time = max(self.stream_time, moment.stream_time)
+        if self.position < self.snapshot.stop or self.stream_time <= self.told:
+            return None
+        self.told = self.stream_time
+        return Batch(self.empty(), self.stream_time, self._since(self.position))
+
+    def _since(self, offset: int) -> Since:
         place: list[int] = [FOREVER] * self.width
-        place[self.index] = self.position
+        place[self.index] = offset
+        return tuple(place)
+
+    def _gather(self, start: int, now: int, rows: int) -> tuple[Batch, int] | None:
+        """Return the next rows as a batch, and how many of the log they are; None for none."""
         parts, count = [], 0
         while count < rows and (chunk := self._next(rows - count)) is not None:
             parts.append(chunk)
             count += chunk.batch.num_rows
-        moment = self.snapshot.moment
         if not parts:
-            if self.position == moment.end:
-                self.stream_time = max(self.stream_time, moment.stream_time)
-            if self.position == self.snapshot.stop and self.stream_time > self.told:
-                self.told = self.stream_time
-                return Batch(self.empty(), self.stream_time, tuple(place))
             return None
-        times, before = self._times(parts)
-        self.stream_time = max(int(before[-1]), int(times[-1]))
-        start = self.position
-        self.position += count
-        self.rows_read += count
-        if self.position == moment.end:
-            self.stream_time = max(self.stream_time, moment.stream_time)
-        self.told = self.stream_time
+        times, before = self._times(parts, now)
+        stream_time = max(int(before[-1]), int(times[-1]))
+        moment = self.snapshot.moment
+        if start + count == moment.end:
+            stream_time = max(stream_time, moment.stream_time)
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
-        frame = self._frame(parts, [start, self.position], times, before)
+        frame = self._frame(parts, [start, start + count], times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:
             low = NEVER if self.snapshot.since is None else self.snapshot.since
             high = FOREVER if self.snapshot.until is None else self.snapshot.until
             import polars as pl
 
             frame = frame.filter((pl.col(TIME) >= low) & (pl.col(TIME) < high))
-        return Batch(frame, self.stream_time, tuple(place), disorder)
+        return Batch(frame, stream_time, self._since(start), disorder), count
 
     def _next(self, rows: int) -> Chunk | None:
         chunk = self._rest or next(self._chunks, None)
@@ -148,7 +203,7 @@ class SourceReader:
             chunk = chunk._replace(batch=chunk.batch.slice(0, rows))
         return chunk
 
-    def _times(self, parts: list[Chunk]) -> tuple[Times, Times]:
+    def _times(self, parts: list[Chunk], now: int) -> tuple[Times, Times]:
         """Return the event time of each row, and the stream time before it."""
         if self.time_column is None:
             times = np.concatenate([append_times(chunk) for chunk in parts])
@@ -156,7 +211,7 @@ class SourceReader:
             name = self.time_column
             times = np.concatenate([event_times(c.batch.column(name), name) for c in parts])
         before = np.empty_like(times)
-        before[0] = self.stream_time
+        before[0] = now
         before[1:] = times[:-1]
         at = 0
         for chunk in parts:
