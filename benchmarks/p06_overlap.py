@@ -18,7 +18,16 @@ import pyarrow as pa
 
 import streamlab as sl
 from benchmarks.measure import Reach, Scale, alternate, folder, heading, report
-from benchmarks.p05_windows import AGGREGATES, agree, files, in_memory, job, make, memory_table, timed
+from benchmarks.p05_windows import (
+    AGGREGATES,
+    agree,
+    files,
+    in_memory,
+    job,
+    make,
+    memory_table,
+    timed,
+)
 from benchmarks.trades import SCHEMA, SYMBOLS, table
 
 ROWS, QUOTES = 20_000_000, 2_000_000
@@ -90,7 +99,11 @@ def quoted(rows: int) -> list[pa.RecordBatch]:
     bid = pl.col("price").alias("bid")
     quotes = made.select("ts", "symbol", bid, ask=pl.col("price") + 0.01).to_arrow()
     prices = [pa.field("bid", pa.float64()), pa.field("ask", pa.float64())]
-    return quotes.cast(pa.schema([SCHEMA.field("ts"), SCHEMA.field("symbol"), *prices])).combine_chunks().to_batches(max_chunksize=BATCH)
+    return (
+        quotes.cast(pa.schema([SCHEMA.field("ts"), SCHEMA.field("symbol"), *prices]))
+        .combine_chunks()
+        .to_batches(max_chunksize=BATCH)
+    )
 
 
 # -- hopping windows -----------------------------------------------------------------------------

@@ -51,22 +51,46 @@ def test_a_collect_gives_what_batch_sql_gives(name, lab, connection):
     assert nexmark.differences(found, wanted) is None
 
 
+def begun(lab):
+    """Start every query as a job, or let it go on."""
+    return {
+        name: query.build(Nexmark.of(lab)).run(into=f"{name}_live")
+        for name, query in QUERIES.items()
+    }
+
+
 def test_all_queries_live_at_once(events, connection, tmp_path):
-    """Jobs that were there before the first event, all at once, give what batch SQL gives."""
+    """Jobs that run before the first event, stop, and go on in another lab give what SQL gives."""
+    parts = list(chunks(events, 5_000))
     with sl.open(tmp_path / "lab", sync="os") as lab:
         nexmark.create(lab, events)
-        built = {name: query.build(Nexmark.of(lab)) for name, query in QUERIES.items()}
-        jobs = {name: query.run(into=f"{name}_live") for name, query in built.items()}
-        for name, frame in chunks(events, 5_000):
+        jobs = begun(lab)
+        for name, frame in parts[: len(parts) // 2]:
             lab[name].append(frame)
-        for name, _ in events.items():  # noqa: PERF102 - not a dict
+        jobs["q5_top"].wait(timeout=120)
+        for job in jobs.values():
+            job.stop()
+            assert job.status == "stopped", job
+    with sl.open(tmp_path / "lab", sync="os") as lab:
+        jobs = begun(lab)
+        for name, frame in parts[len(parts) // 2 :]:
+            lab[name].append(frame)
+        for name in nexmark.KEYS:
             lab[name].advance("end")
         for name, job in jobs.items():
             job.wait(timeout=120)
             wanted = pl.DataFrame(connection.sql(QUERIES[name].batch).to_arrow_table())
             found = lab[f"{name}_live"].to_polars()
             assert nexmark.differences(found, wanted) is None, name
-            job.stop()
+
+
+def test_the_log_of_q10_becomes_folders(lab, tmp_path):
+    """Its rows are written to a folder for each day, all of them."""
+    found = QUERIES["q10"].build(Nexmark.of(lab)).collect("final")
+    sl.export(found, tmp_path / "bids", format="parquet", partition_by=["day"])
+    days = sorted(path.name for path in (tmp_path / "bids").iterdir() if path.is_dir())
+    assert days == ["day=2026-01-05", "day=2026-01-06"]
+    assert pl.read_parquet(tmp_path / "bids" / "**" / "*.parquet").height == found.height
 
 
 def test_nothing_is_late(lab):
@@ -107,7 +131,9 @@ def test_events_are_what_nexmark_says(events):
 def test_the_seed_says_all(events):
     """The same seed gives the same events, another one others."""
     again, other = generate(EVENTS), generate(EVENTS, seed=1)
-    for (_, one), (_, two), (_, three) in zip(events.items(), again.items(), other.items(), strict=True):
+    for (_, one), (_, two), (_, three) in zip(
+        events.items(), again.items(), other.items(), strict=True
+    ):
         assert one.equals(two)
         assert not one.equals(three)
 
@@ -123,7 +149,9 @@ def test_chunks_are_all_events_in_order(events):
 def test_the_page_lists_each_query():
     """docs/nexmark.md has a line for each query, and says what was adapted where something was."""
     page = (ROOT / "docs" / "nexmark.md").read_text()
-    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| q")}
+    lines = {
+        line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| q")
+    }
     assert set(lines) == set(QUERIES)
     for name, query in QUERIES.items():
         assert query.title in lines[name]

@@ -69,7 +69,11 @@ def main(place: Path) -> None:
     run_main(flow)
     seconds = time.perf_counter() - started
     states = [state for _, (_, state) in out]
-    found = {"windows": len(states), "n": sum(s[0] for s in states), "volume": sum(s[1] for s in states)}
+    found = {
+        "windows": len(states),
+        "n": sum(s[0] for s in states),
+        "volume": sum(s[1] for s in states),
+    }
     print(json.dumps({"seconds": seconds, **found}))
 
 

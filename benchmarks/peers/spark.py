@@ -54,7 +54,9 @@ def main(place: Path) -> None:
         )
         running.awaitTermination()
         seconds = time.perf_counter() - started
-        out = sum(int(epoch["sink"]["numOutputRows"]) for epoch in map(progress, running.recentProgress))
+        out = sum(
+            int(epoch["sink"]["numOutputRows"]) for epoch in map(progress, running.recentProgress)
+        )
         spark.stop()
     print(json.dumps({"seconds": seconds, "windows": out}))
 
