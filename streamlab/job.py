@@ -62,6 +62,9 @@ class Progress:
     lag_rows: int = 0
     rows_per_s: float = 0.0
 
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
     def __str__(self) -> str:
         mark = "-" if self.watermark is None else self.watermark.isoformat().replace("+00:00", "Z")
         return (

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["AsofJoiner", "FrameJoiner", "IntervalJoiner", "TableJoiner"]
 
 
+BUCKET = "\0bucket"
 KEPT_ROWS = 10_000
 """So many right rows are held without looking which of them can go."""
 
@@ -305,8 +306,15 @@ class IntervalJoiner(_Joiner):
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
 
-        other = right.rename({ORDER: f"{ORDER}r"})
-        both = left.join(other, how="cross") if not self.on else joined(left, other, self.on)
+        # Rows meet in buckets of time as long as the interval, of which it reaches into two: joined
+        # by the key alone, each row of a key would meet every other one.
+        span = max(self.high - self.low, 1_000_000)
+        other = right.rename({ORDER: f"{ORDER}r"}).with_columns(
+            (pl.col(f"{TIME}r") // span).alias(BUCKET)
+        )
+        first = (pl.col(TIME) + self.low) // span
+        near = [left.with_columns((first + step).alias(BUCKET)) for step in (0, 1)]
+        both = joined(pl.concat(near), other, [*self.on, BUCKET]).drop(BUCKET)
         gap = pl.col(f"{TIME}r") - pl.col(TIME)
         both = both.filter((gap >= self.low) & (gap <= self.high)).sort(ORDER, f"{ORDER}r")
         time = pl.max_horizontal(TIME, f"{TIME}r")

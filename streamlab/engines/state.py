@@ -633,11 +633,13 @@ class Sliding(_ByTime):
         if self.by:  # a number for each key: joins do not take NaN for NaN
             group = pl.col("\0row").min().over(self.by)
         held = held.with_row_index("\0row").with_columns(group.alias("\0g"))
-        right = held.select("\0g", ORDER, pl.col(TIME).alias("\0t"), *self.columns)
+        bucket = (pl.col(TIME) // self.window.size).alias("\0b")  # a row reaches into two of them
+        right = held.select("\0g", ORDER, bucket, pl.col(TIME).alias("\0t"), *self.columns)
         left = held.select(ORDER, "\0g").join(ready.select(ORDER, TIME, "\0n"), on=ORDER)
-        pairs = left.select("\0n", "\0g", TIME).join(right, on="\0g", how="inner")
-        near = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
-        pairs = pairs.filter(near)
+        near = [left.select("\0n", "\0g", TIME, bucket - step) for step in (0, 1)]
+        pairs = pl.concat(near).join(right, on=["\0g", "\0b"], how="inner")
+        reach = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
+        pairs = pairs.filter(reach)
         return pairs.sort("\0n", ORDER).group_by("\0n", maintain_order=True).agg(self.how.whole)
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
