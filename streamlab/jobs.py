@@ -291,9 +291,15 @@ def _contents(node: p.Node) -> Iterator[str]:
         yield from (str(tree(e)) for e in node.columns)
     elif isinstance(node, p.MapBatches):
         code = getattr(node.function, "__code__", None)
-        yield "" if code is None else f"{code.co_code.hex()} {code.co_consts}"
+        yield "" if code is None else _code_text(code)
     elif isinstance(node, p.FrameJoin):
         yield str(node.frame.hash_rows(seed=0).sum())
+
+
+def _code_text(code: Any) -> str:
+    """Return a function's code as text that is the same in every process."""
+    inner = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def _another(known: Spec, lines: list[str], emit: str, target: dict[str, Any]) -> QueryError:

@@ -324,3 +324,24 @@ def test_dropping_a_derived_stream_forgets_its_job(lab):
     assert lab.jobs.known() == []
     counting(stream, "20s").run("out").wait(10)
     assert len(lab["out"]) == 8
+
+
+def test_a_function_is_the_same_query_in_every_process(lab):
+    """A row-wise function is known by its code, inner functions included; other code is another query."""
+    stream = stream_of(lab)
+
+    def made(factor):
+        def outer(frame):
+            return frame.with_columns(i=pl.Series([(lambda v: v * 2)(v) for v in frame["i"]]))
+
+        def other(frame):
+            return frame.with_columns(i=pl.Series([(lambda v: v * 3)(v) for v in frame["i"]]))
+
+        other.__qualname__ = outer.__qualname__
+        return outer if factor == 2 else other
+
+    stream.map_batches(made(2)).run("out").wait(10).stop()
+    again = stream.map_batches(made(2)).run("out").wait(10).stop()
+    assert again.progress["rows_out"] == 100
+    with pytest.raises(sl.QueryError, match="another"):
+        stream.map_batches(made(3)).run("out")
