@@ -331,14 +331,20 @@ def test_a_function_is_the_same_query_in_every_process(lab):
     stream = stream_of(lab)
 
     def made(factor):
-        def outer(frame):
-            return frame.with_columns(i=pl.Series([(lambda v: v * 2)(v) for v in frame["i"]]))
+        def doubled(frame):
+            def inner(value):
+                return value * 2
 
-        def other(frame):
-            return frame.with_columns(i=pl.Series([(lambda v: v * 3)(v) for v in frame["i"]]))
+            return frame.with_columns(i=pl.Series([inner(v) for v in frame["i"]], dtype=pl.Int64))
 
-        other.__qualname__ = outer.__qualname__
-        return outer if factor == 2 else other
+        def tripled(frame):
+            def inner(value):
+                return value * 3
+
+            return frame.with_columns(i=pl.Series([inner(v) for v in frame["i"]], dtype=pl.Int64))
+
+        tripled.__qualname__ = doubled.__qualname__
+        return doubled if factor == 2 else tripled
 
     stream.map_batches(made(2)).run("out").wait(10).stop()
     again = stream.map_batches(made(2)).run("out").wait(10).stop()
