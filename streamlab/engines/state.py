@@ -420,7 +420,10 @@ class Sessions(_ByTime):
         if not rows.height:
             return
         frame = rows.sort(*self.by, TIME, maintain_order=True)
-        frame = frame.with_columns(self._numbered(pl.col(TIME), pl.col(TIME)))
+        far = (pl.col(TIME).diff() >= self.window.size).fill_null(value=True)
+        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
+        begins = pl.any_horizontal(far, *changed)
+        frame = frame.with_columns(begins.cast(pl.Int64).cum_sum().alias(SESSION))
         bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
         partials: list[pl.Expr] = []
         if self.incremental:
@@ -443,11 +446,9 @@ class Sessions(_ByTime):
         """Number sessions in rows sorted by key and time: a new one where the gap is reached."""
         import polars as pl
 
-        if not self.by:
-            reach = last.cum_max().shift(1)
-            begins = (first - reach >= self.window.size).fill_null(value=True)
-            return begins.cum_sum().alias(SESSION)
-        reach = last.cum_max().shift(1).over(self.by)
+        reach = last.cum_max().shift(1)
+        if self.by:
+            reach = reach.over(self.by)
         begins = (first - reach >= self.window.size).fill_null(value=True)
         return begins.cast(pl.Int64).cum_sum().alias(SESSION)
 
