@@ -482,3 +482,20 @@ def test_nan_keys_meet_however_the_input_is_cut(lab, monkeypatch):
         assert pairs == [(1, 1), (1, 3), (2, 2), (3, 1), (3, 3)]
         frame = pl.DataFrame({"g": [float("nan")], "name": ["none"]})
         assert one.join(frame, on="g").collect()["v"].to_list() == [1, 3]
+
+
+def test_sliding_results_stand_on_their_rows(lab):
+    """Keys that are null or NaN get their own aggregates, in both ways of computing them."""
+    nan = float("nan")
+    data = {
+        "ts": [BASE] * 4,
+        "k": ["a", None, "b", None],
+        "g": [nan, 1.0, None, nan],
+        "x": [1, 2, 3, 4],
+    }
+    stream = lab.create("s", data, time="ts")
+    for more in ({}, {"f": pl.col("x").first()}):
+        by_text = stream.window(sl.sliding("2s"), by="k").agg(m=pl.col("x").sum(), **more)
+        assert by_text.collect().select("x", "m").rows() == [(1, 1), (2, 6), (3, 3), (4, 6)]
+        by_float = stream.window(sl.sliding("2s"), by="g").agg(m=pl.col("x").sum(), **more)
+        assert by_float.collect().select("x", "m").rows() == [(1, 5), (2, 2), (3, 3), (4, 5)]

@@ -618,22 +618,29 @@ class Sliding(_ByTime):
         done: pl.DataFrame = self.how.cast(values.select(*ready.columns, *self.how.names))
         return done
 
-    def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
+    def _grouped(self, held: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with a number for each key: joins do not take NaN for NaN."""
+        import polars as pl
 
-        sized = held.sort(*self.by, TIME, ORDER)
-        rolling = sized.rolling(
-            TIME, period=f"{self.window.size}i", closed="right", group_by=self.by or None
-        ).agg(self.how.whole)
-        return rolling.with_columns(sized[ORDER]).select(ORDER, *self.how.names)
+        number = pl.col("\0row").min()
+        group = number.over(self.by) if self.by else number
+        return held.with_row_index("\0row").with_columns(group.alias("\0g"))
+
+    def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
+        """Aggregate by Polars' rolling windows; rows of a key at the same time get the same."""
+        rows = self._grouped(held)
+        rolling = rows.sort("\0g", TIME, ORDER).rolling(
+            TIME, period=f"{self.window.size}i", closed="right", group_by="\0g"
+        )
+        found = rolling.agg(self.how.whole).unique(["\0g", TIME], keep="any")
+        placed = rows.select(ORDER, "\0g", TIME).join(found, on=["\0g", TIME], how="left")
+        return placed.select(ORDER, *self.how.names)
 
     def _paired(self, ready: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""
         import polars as pl
 
-        group = pl.lit(0, pl.Int64)
-        if self.by:  # a number for each key: joins do not take NaN for NaN
-            group = pl.col("\0row").min().over(self.by)
-        held = held.with_row_index("\0row").with_columns(group.alias("\0g"))
+        held = self._grouped(held)
         bucket = (pl.col(TIME) // self.window.size).alias("\0b")  # a row reaches into two of them
         right = held.select("\0g", ORDER, bucket, pl.col(TIME).alias("\0t"), *self.columns)
         left = held.select(ORDER, "\0g").join(ready.select(ORDER, TIME, "\0n"), on=ORDER)
