@@ -10,17 +10,18 @@ Only `new` and `import` make a lab; `append`, `new`, `import` and `demo` are all
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 
 import streamlab as sl
+from streamlab import cli_time
+from streamlab.cli_io import binary_out, counted, iso, no_lab, opened, show, show_json
 from streamlab.cli_parser import SHOWN_ROWS, parser
 from streamlab.cli_text import (
     cells_of,
@@ -29,14 +30,13 @@ from streamlab.cli_text import (
     format_ago,
     format_size,
     format_span,
-    format_time,
     parse_schema,
     table,
 )
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["main"]
 
@@ -100,59 +100,6 @@ def in_shell_words(text: str) -> str:
     for python, shell in SHELL_WORDS.items():
         text = re.sub(python, shell, text)
     return text
-
-
-# -- opening -----------------------------------------------------------------------------------
-
-
-def opened(path: str, *, write: bool = False, verify: Any = "first-touch") -> sl.Lab:
-    """Open a lab that is there; never make one.
-
-    Raises:
-        StreamlabError: there is none.
-    """
-    folder = Path(path).expanduser()
-    if not (folder / "lab.json").exists():
-        raise no_lab(folder)
-    return sl.open(folder, read_only=not write, verify=verify)
-
-
-def no_lab(folder: Path) -> sl.StreamlabError:
-    """Return the error that there is no lab here, with the nearest way to one."""
-    inside = sorted(p.parent for p in folder.glob("*/lab.json")) if folder.is_dir() else []
-    hint = f'make one: streamlab new {folder} STREAM --schema "ts timestamp, price double"'
-    if inside:
-        hint = f"there is one at {inside[0]}"
-    return sl.StreamlabError(f"there is no lab at {folder}", hint=hint)
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + "s" * (count != 1)
-
-
-def show(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
-
-
-def show_json(content: Any) -> None:
-    print(json.dumps(content))
-
-
-def binary_out() -> BinaryIO:
-    """Return standard output for bytes, what was printed before having gone out.
-
-    Raises:
-        BrokenPipeError: it is closed.
-    """
-    if sys.stdout is None:
-        raise BrokenPipeError
-    sys.stdout.flush()
-    return sys.stdout.buffer
-
-
-def iso(micros: int | None) -> str | None:
-    return None if micros is None else format_time(micros).replace(" ", "T")
 
 
 # -- looking -----------------------------------------------------------------------------------
@@ -676,6 +623,7 @@ VERBS = {
     "query": run_query,
     "export": run_export,
     "verify": run_verify,
+    **cli_time.VERBS,
 }
 
 if __name__ == "__main__":

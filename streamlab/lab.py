@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from streamlab import views
 from streamlab.catalog import Catalog, StreamInfo, require_columns, stored_schema
 from streamlab.clock import Clock, WallClock
 from streamlab.duration import Duration, Instant, format_instant, parse_delay, parse_instant
 from streamlab.errors import (
-    HistoryChanged,
     InvalidTime,
     LabClosed,
-    OffsetOutOfRange,
     ReadOnly,
     SchemaMismatch,
     StreamExists,
@@ -357,47 +356,15 @@ class Lab(Mapping[str, Stream]):
 
         It is plain JSON. It pins nothing: reopened, it gives equal rows or raises.
         """
-        streams = {}
-        for name in self._names():
-            scan = self[name]._scan  # noqa: SLF001
-            snapshot = scan.fix(pin=False)
-            streams[name] = {
-                "id": snapshot.info.id,
-                "start": snapshot.start,
-                "end": snapshot.stop,
-                "append_time": _append_time_below(scan, snapshot.stop),
-            }
         return {
             "lab": str(self.path.name),
             "at": format_instant(self._clock.now()),
-            "streams": streams,
+            "streams": {name: views.frozen(self[name]._scan) for name in self._names()},  # noqa: SLF001
         }
 
-    def _reopened(self, name: str, frozen: Mapping[str, Any]) -> Stream:
-        info = self._catalog.info(name)
-        if not isinstance(frozen, Mapping) or not {"id", "start", "end", "append_time"} <= set(
-            frozen
-        ):
-            raise InvalidTime(f'stream "{name}" is not frozen as lab.freeze() does it')
-        start, end = int(frozen["start"]), int(frozen["end"])
-        if info.id != frozen["id"]:
-            raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
-        live = self[name]
-        scan = live._scan.freeze()  # noqa: SLF001
-        available = range(scan.start, scan.stop or 0)
-        if start < scan.start and start < end:
-            raise OffsetOutOfRange(
-                f'rows [{start}, {min(end, scan.start)}) of the frozen stream "{name}" have been removed; '
-                f"what is left begins at {scan.start}",
-                asked=range(start, end), available=available,
-            )  # fmt: skip
-        if end > available.stop or _append_time_below(scan, end) != frozen["append_time"]:
-            raise HistoryChanged(
-                f'stream "{name}" does not hold the rows that were frozen: they were lost, and others '
-                f"came in their place; it ends at {available.stop}"
-            )
-        part = replace(scan, start=max(start, scan.start), stop=end)
-        return Stream(self._catalog, part, read_only="it is a frozen view")
+    def _reopened(self, name: str, value: Any) -> Stream:
+        self._catalog.info(name)  # raises for a name that never was
+        return self[name]._view(views.reopened(self[name]._scan, name, value))  # noqa: SLF001
 
     # -- care --------------------------------------------------------------------------------
 
@@ -491,14 +458,6 @@ def _check_same(have: StreamInfo, want: StreamInfo) -> None:
         raise StreamExists(
             f'there is a stream "{have.name}" with other columns', hint="stream.evolve adds columns"
         )
-
-
-def _append_time_below(scan: Scan, end: int) -> int | None:
-    """Return the append time of the last row below an offset, which tells histories apart."""
-    snapshot = replace(scan, start=max(end - 1, 0), stop=end).fix(pin=False)
-    for batch in snapshot.batches(["_append_time"]):
-        return int(batch.column(0).cast(pa.int64())[-1].as_py())
-    return None
 
 
 def rejected_stream(catalog: Catalog, stream: Stream) -> Stream:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import pyarrow as pa
 
-from streamlab import ingest
+from streamlab import ingest, views
 from streamlab.catalog import Catalog, StreamInfo, require_columns
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import (
@@ -450,7 +450,8 @@ class Stream(Querying):
 
     # -- views -------------------------------------------------------------------------------
 
-    def _view(self, scan: Scan, why: str) -> Stream:
+    def _view(self, view: views.View) -> Stream:
+        scan, why = view
         return Stream(self._catalog, scan, read_only=why)
 
     def as_of(self, when: int | Instant, *, timeout: float | None = 10.0) -> Stream:
@@ -462,43 +463,7 @@ class Stream(Querying):
             InvalidTime: an instant that is not yet past.
             OffsetOutOfRange: an offset beyond the end, or of rows that have been removed.
         """
-        scan = self._scan.freeze()
-        stop = scan.stop or 0
-        offset = offset_of(when)
-        if offset is not None:
-            if not scan.start <= offset <= stop:
-                raise OffsetOutOfRange(
-                    f'there is no as-of {offset} in stream "{self.name}", '
-                    f"which holds [{scan.start}, {stop})",
-                    asked=offset,
-                    available=range(scan.start, stop),
-                )
-            return self._view(replace(scan, stop=offset), f"it is a view as of offset {offset}")
-        micros = parse_instant(when, what="as_of")
-        self._await_appends(micros, timeout)
-        scan = self._scan.freeze()
-        assert scan.fixed is not None
-        end = self._scan.log.reader.find_appended(scan.fixed, micros + 1)
-        stop = max(scan.start, min(scan.stop or 0, end))
-        return self._view(replace(scan, stop=stop), f"it is a view as of {format_instant(micros)}")
-
-    def _await_appends(self, micros: int, timeout: float | None) -> None:
-        """Wait until no append can still get an append time at or before this instant.
-
-        Raises:
-            InvalidTime: the instant is not past.
-        """
-        log = self._scan.log
-        now = log.clock.now()
-        if micros >= now:
-            raise InvalidTime(
-                f"as_of {format_instant(micros)} is not past: it is {format_instant(now)}",
-                hint="lab.as_of looks back; for now, read the stream itself",
-            )
-        if not log.settled(micros, timeout):
-            raise InvalidTime(
-                f"an append that began before {format_instant(micros)} is still under way"
-            )
+        return self._view(views.as_of(self._scan, when, timeout))
 
     def between(self, start: Instant | None = None, stop: Instant | None = None) -> Stream:
         """Return the rows with event times in [start, stop), wherever they were appended.
@@ -506,22 +471,7 @@ class Stream(Querying):
         Raises:
             InvalidTime: a bound is no instant, or they are the wrong way round.
         """
-        since = None if start is None else parse_instant(start, what="start")
-        until = None if stop is None else parse_instant(stop, what="stop")
-        if since is not None and until is not None and until < since:
-            raise InvalidTime(f"between {start!r} and {stop!r} is the wrong way round")
-        scan = self._scan.freeze()
-        if scan.since is not None:
-            since = scan.since if since is None else max(since, scan.since)
-        if scan.until is not None:
-            until = scan.until if until is None else min(until, scan.until)
-        if since is not None:
-            scan = replace(
-                scan, start=max(scan.start, min(self._find(scan, since), scan.stop or 0))
-            )
-        return self._view(
-            replace(scan, since=since, until=until), "it is a view between two event times"
-        )
+        return self._view(views.between(self._scan, start, stop))
 
     def offsets(self, start: int, stop: int | None = None) -> Stream:
         """Return the rows with offsets in [start, stop).
@@ -529,21 +479,7 @@ class Stream(Querying):
         Raises:
             OffsetOutOfRange: some of them are not, or no longer, there.
         """
-        scan = self._scan.freeze()
-        end = scan.stop or 0
-        bounds = offset_of(start), end if stop is None else offset_of(stop)
-        if None in bounds:
-            raise TypeError(f"offsets are whole numbers; got {start!r} and {stop!r}")
-        start, stop = cast("tuple[int, int]", bounds)
-        if not scan.start <= start <= stop <= end:
-            raise OffsetOutOfRange(
-                f'stream "{self.name}" holds [{scan.start}, {end}), not all of [{start}, {stop})',
-                asked=range(start, stop), available=range(scan.start, end),
-            )  # fmt: skip
-        return self._view(
-            replace(scan, start=start, stop=stop, asked=start),
-            f"it is a view of offsets [{start}, {stop})",
-        )
+        return self._view(views.offsets(self._scan, start, stop))
 
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
         """Return the first offset whose stream time (or append time) is at or after an instant.
@@ -553,19 +489,7 @@ class Stream(Querying):
         Raises:
             InvalidTime: it is no instant.
         """
-        micros = parse_instant(time, what="time")
-        if clock not in ("event", "append"):
-            raise ValueError(f'clock is "event" or "append"; got {clock!r}')
-        snapshot = self._scan.fix()
-        found = self._find(self._scan, micros, by_append=clock == "append")
-        return min(max(found, snapshot.start), snapshot.stop)
-
-    def _find(self, scan: Scan, micros: int, *, by_append: bool = False) -> int:
-        reader, column = scan.log.reader, self._info.time
-        moment = scan.fixed or reader.moment()
-        if by_append or column is None:
-            return reader.find_appended(moment, micros)
-        return reader.find_event(moment, micros, column)
+        return views.find(self._scan, time, clock)
 
     # -- maintenance -------------------------------------------------------------------------
 

@@ -16,7 +16,9 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["cli_parser", "cli_text"],
+    ["cli_time"],
+    ["cli_io", "cli_parser"],
+    ["cli_text"],
     ["demo"],
     ["report"],
     ["notebook", "connectors"],
@@ -29,6 +31,7 @@ LAYERS = [
     ["table"],
     ["duck", "lazy", "files"],
     ["filetext", "dataset"],
+    ["views"],
     ["follow", "ingest", "writer", "prune", "scan"],
     ["catalog", "log"],
     ["partition", "conform", "schema", "settings"],
@@ -44,7 +47,7 @@ INSIDE_LOG = [
     ["format", "lock", "background", "interrupts"],
     ["disk"],
 ]
-GUESTS = {"cli", "cli_parser", "cli_text", "demo", "report", "__main__"}
+GUESTS = {"cli", "cli_io", "cli_parser", "cli_text", "cli_time", "demo", "report", "__main__"}
 BANNED = {"utils.py", "helpers.py", "core.py", "base.py", "common.py", "types.py", "manager.py"}
 
 

@@ -1,0 +1,186 @@
+"""Views: which rows of a stream somebody looks at, fixed when the view is taken.
+
+Each function takes a scan and gives a narrower one, with a sentence that says what it is. Time travel
+is a bound on a scan, and the bounds are worked out here: as of an append time or an offset, between
+event times, a range of offsets, and a frozen value that is opened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+
+from streamlab.duration import Instant, format_instant, parse_instant
+from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange
+from streamlab.scan import Scan, offset_of
+
+__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened"]
+
+View = tuple[Scan, str]
+"""A bounded scan, and why nothing can be appended to it."""
+
+
+def as_of(scan: Scan, when: int | Instant, timeout: float | None) -> View:
+    """Return the rows that were there at an append time (inclusive), or below an offset.
+
+    Raises:
+        InvalidTime: an instant that is not yet past.
+        OffsetOutOfRange: an offset beyond the end, or of rows that have been removed.
+    """
+    fixed = scan.freeze()
+    stop = fixed.stop or 0
+    offset = offset_of(when)
+    if offset is not None:
+        if not fixed.start <= offset <= stop:
+            raise OffsetOutOfRange(
+                f'there is no as-of {offset} in stream "{scan.info().name}", '
+                f"which holds [{fixed.start}, {stop})",
+                asked=offset,
+                available=range(fixed.start, stop),
+            )
+        return replace(fixed, stop=offset), f"it is a view as of offset {offset}"
+    micros = parse_instant(when, what="as_of")
+    _await_appends(scan, micros, timeout)
+    fixed = scan.freeze()
+    assert fixed.fixed is not None
+    end = scan.log.reader.find_appended(fixed.fixed, micros + 1)
+    stop = max(fixed.start, min(fixed.stop or 0, end))
+    return replace(fixed, stop=stop), f"it is a view as of {format_instant(micros)}"
+
+
+def _await_appends(scan: Scan, micros: int, timeout: float | None) -> None:
+    """Wait until no append can still get an append time at or before this instant.
+
+    Raises:
+        InvalidTime: the instant is not past.
+    """
+    now = scan.log.clock.now()
+    if micros >= now:
+        raise InvalidTime(
+            f"as_of {format_instant(micros)} is not past: it is {format_instant(now)}",
+            hint="lab.as_of looks back; for now, read the stream itself",
+        )
+    if not scan.log.settled(micros, timeout):
+        raise InvalidTime(
+            f"an append that began before {format_instant(micros)} is still under way"
+        )
+
+
+def between(scan: Scan, start: Instant | None, stop: Instant | None) -> View:
+    """Return the rows with event times in [start, stop), wherever they were appended.
+
+    Raises:
+        InvalidTime: a bound is no instant, or they are the wrong way round.
+    """
+    since = None if start is None else parse_instant(start, what="start")
+    until = None if stop is None else parse_instant(stop, what="stop")
+    if since is not None and until is not None and until < since:
+        raise InvalidTime(f"between {start!r} and {stop!r} is the wrong way round")
+    scan = scan.freeze()
+    if scan.since is not None:
+        since = scan.since if since is None else max(since, scan.since)
+    if scan.until is not None:
+        until = scan.until if until is None else min(until, scan.until)
+    if since is not None:
+        first = min(_first(scan, since), scan.stop or 0)
+        scan = replace(scan, start=max(scan.start, first))
+    return replace(scan, since=since, until=until), "it is a view between two event times"
+
+
+def offsets(scan: Scan, start: int, stop: int | None) -> View:
+    """Return the rows with offsets in [start, stop).
+
+    Raises:
+        OffsetOutOfRange: some of them are not, or no longer, there.
+    """
+    fixed = scan.freeze()
+    end = fixed.stop or 0
+    bounds = offset_of(start), end if stop is None else offset_of(stop)
+    if None in bounds:
+        raise TypeError(f"offsets are whole numbers; got {start!r} and {stop!r}")
+    start, stop = cast("tuple[int, int]", bounds)
+    if not fixed.start <= start <= stop <= end:
+        raise OffsetOutOfRange(
+            f'stream "{scan.info().name}" holds [{fixed.start}, {end}), not all of [{start}, {stop})',
+            asked=range(start, stop), available=range(fixed.start, end),
+        )  # fmt: skip
+    view = replace(fixed, start=start, stop=stop, asked=start)
+    return view, f"it is a view of offsets [{start}, {stop})"
+
+
+def find(scan: Scan, time: Instant, clock: Literal["event", "append"]) -> int:
+    """Return the first offset whose stream time (or append time) is at or after an instant.
+
+    Raises:
+        InvalidTime: it is no instant.
+    """
+    micros = parse_instant(time, what="time")
+    if clock not in ("event", "append"):
+        raise ValueError(f'clock is "event" or "append"; got {clock!r}')
+    snapshot = scan.fix()
+    found = _first(scan, micros, by_append=clock == "append")
+    return min(max(found, snapshot.start), snapshot.stop)
+
+
+def _first(scan: Scan, micros: int, *, by_append: bool = False) -> int:
+    reader, column = scan.log.reader, scan.info().time
+    moment = scan.fixed or reader.moment()
+    if by_append or column is None:
+        return reader.find_appended(moment, micros)
+    return reader.find_event(moment, micros, column)
+
+
+# -- frozen values -------------------------------------------------------------------------------
+
+
+def frozen(scan: Scan) -> dict[str, Any]:
+    """Return the place of a scan now, as plain JSON; it pins nothing."""
+    snapshot = scan.fix(pin=False)
+    return {
+        "id": snapshot.info.id,
+        "start": snapshot.start,
+        "end": snapshot.stop,
+        "append_time": _append_time_below(scan, snapshot.stop),
+    }
+
+
+def reopened(scan: Scan, name: str, value: Any) -> View:
+    """Return the rows that a frozen value stands for.
+
+    Raises:
+        InvalidTime: it is no frozen value.
+        HistoryChanged: the stream is another one now, or holds other rows.
+        OffsetOutOfRange: some of the rows have been removed; says what is left.
+    """
+    wanted = {"id", "start", "end", "append_time"}
+    if not isinstance(value, Mapping) or not wanted <= set(value):
+        raise InvalidTime(f'stream "{name}" is not frozen as lab.freeze() does it')
+    start, end = int(value["start"]), int(value["end"])
+    if scan.info().id != value["id"]:
+        raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
+    scan = scan.freeze()
+    available = range(scan.start, scan.stop or 0)
+    if start < scan.start and start < end:
+        raise OffsetOutOfRange(
+            f'rows [{start}, {min(end, scan.start)}) of the frozen stream "{name}" have been removed; '
+            f"what is left begins at {scan.start}",
+            asked=range(start, end), available=available,
+        )  # fmt: skip
+    if end > available.stop or _append_time_below(scan, end) != value["append_time"]:
+        raise HistoryChanged(
+            f'stream "{name}" does not hold the rows that were frozen: they were lost, and others '
+            f"came in their place; it ends at {available.stop}"
+        )
+    part = replace(scan, start=max(start, scan.start), stop=end)
+    return part, "it is a frozen view"
+
+
+def _append_time_below(scan: Scan, end: int) -> int | None:
+    """Return the append time of the last row below an offset, which tells histories apart."""
+    snapshot = replace(scan, start=max(end - 1, 0), stop=end).fix(pin=False)
+    for batch in snapshot.batches(["_append_time"]):
+        return int(batch.column(0).cast(pa.int64())[-1].as_py())
+    return None
