@@ -80,36 +80,52 @@ class WindowOperator(Operator):
 
     # -- late rows ---------------------------------------------------------------------------
 
+    counted_from_time = 0  # 1 where late_by counts from a row's time, which is 1 before its end
+
     def _ends(self, times: Times) -> tuple[Times, Times]:
         """Return for each time the watermarks from which on it is late for some, and for all."""
         return self.window.first_end(times), self.window.last_end(times)
 
     def on_time(self, batch: Batch) -> pl.DataFrame:
-        """Return the rows that some window takes, with the watermark that each of them met."""
+        """Return the rows that some window takes; `OPEN` is as `judged` says."""
+        frame, late = self.judged(batch)
+        return frame if late is None else frame.filter(~late)
+
+    def judged(self, batch: Batch) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Return the rows, and which of them no window takes; None for none of them.
+
+        `OPEN` is the watermark that a row met where a window of it had closed by then, else `NEVER`.
+        Only rows behind stream time are looked at: most are not.
+        """
         import polars as pl
 
         frame = batch.frame
         ordered = batch.disorder <= self.late_delay or self.late_delay == FOREVER
         if not frame.height or (ordered and batch.stream_time != FOREVER):
-            return frame.with_columns(pl.lit(NEVER, pl.Int64).alias(OPEN))
+            return frame.with_columns(pl.lit(NEVER, pl.Int64).alias(OPEN)), None
         times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
-        marks = marks_of(before, self.late_delay)
+        behind = np.flatnonzero(times < before)
+        times, met = times[behind], marks_of(before[behind], self.late_delay)
         first, last = self._ends(times)
-        late = last <= marks
-        partly = (first <= marks) & ~late
-        self.rows_partly_late += int(partly.sum())
+        closed, late = first <= met, last <= met
+        marks = np.full(frame.height, NEVER, dtype=np.int64)
+        marks[behind[closed]] = met[closed]
         frame = frame.with_columns(pl.Series(OPEN, marks))
         count = int(late.sum())
+        self.rows_partly_late += int(closed.sum()) - count
         if not count:
-            return frame
+            return frame, None
         self.rows_late += count
-        mask = pl.Series(late)
         if self.on_late is not None:
-            gone = frame.filter(mask)
-            by_how_much = pl.Series("late_by", (marks - last)[late]).cast(pl.Duration("us"))
-            mark = gone[OPEN].cast(pl.Datetime("us", "UTC")).alias("_watermark")
-            self.on_late(gone.drop(OPEN).with_columns(mark, by_how_much))
-        return frame.filter(~mask)
+            by_how_much = (met - last)[late] + self.counted_from_time
+            mark = pl.col(OPEN).cast(pl.Datetime("us", "UTC")).alias("_watermark")
+            gone = frame[behind[late]].with_columns(
+                mark, pl.Series("late_by", by_how_much).cast(pl.Duration("us"))
+            )
+            self.on_late(gone.drop(OPEN))
+        mask = np.zeros(frame.height, dtype=np.bool_)
+        mask[behind[late]] = True
+        return frame, pl.Series(mask)
 
     # -- giving out --------------------------------------------------------------------------
 
@@ -216,42 +232,45 @@ class Panes(WindowOperator):
         return self.give(frame, batch.stream_time, since)
 
     def _absorb(self, batch: Batch) -> None:
-        frame = self.on_time(batch)
+        frame, late = self.judged(batch)
         if not frame.height:
             return
-        kept = self._kept(frame)
+        kept = self._kept(frame, late)
         found = kept[PANE].unique().to_numpy()
         new = [p for p in found.tolist() if p not in self.panes]
         if new:
             self._note(np.array(sorted(new), dtype=np.int64), batch.since)
         self.store.add(kept)
 
-    def _kept(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _kept(self, frame: pl.DataFrame, late: pl.Series | None = None) -> pl.DataFrame:
         """Return what is held of rows: partial results per key and pane, or the rows."""
         import polars as pl
 
+        if late is not None and not self.incremental:
+            frame, late = frame.filter(~late), None
         pane: Any = self.window.pane_expr(pl.col(TIME))
         if pane is None:
             pane = pl.Series(self.window.panes(frame[TIME].to_numpy()), dtype=pl.Int64)
         if not self.incremental:
             return frame.select(*self.columns, ORDER, OPEN, pane.alias(PANE))
-        return self._reduced(
-            frame, pane, [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
-        )
+        if late is None:
+            return self._reduced(frame, pane)
+        # Late rows are gathered in a pane of no time and dropped with it: rows need no copying.
+        pane = pl.when(late).then(NEVER).otherwise(pane)
+        return self._reduced(frame, pane).filter(pl.col(PANE) != NEVER)
 
-    def _reduced(self, frame: pl.DataFrame, pane: Any, keys: list[str]) -> pl.DataFrame:
+    @property
+    def _groups(self) -> list[str]:
+        """The columns that partial results are grouped by."""
+        return [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
+
+    def _reduced(self, frame: pl.DataFrame, pane: Any) -> pl.DataFrame:
         import polars as pl
 
-        if not self.single and frame.height and frame[OPEN][0] != NEVER:
-            # Only where a window had closed does it matter which watermark a row met.
-            first = pl.Series(self.window.first_end(frame[TIME].to_numpy()))
-            frame = frame.with_columns(
-                pl.when(pl.col(OPEN) >= first).then(pl.col(OPEN)).otherwise(NEVER).alias(OPEN)
-            )
         partials = self.how.partials
         if self.how.wide:
             partials = _safe(partials, self.how.wide, frame)
-        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(keys)
+        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(self._groups)
         reduced = grouped.agg(partials).collect()
         return reduced.with_columns([pl.col(p).cast(pl.Int128) for p in self.how.wide])
 
@@ -286,6 +305,9 @@ class Panes(WindowOperator):
 
         pairs = self._pairs(mark)
         rows = self.store.gather(self.template, pairs[PANE].unique(), PANE)
+        if self.incremental and self.single:  # a window is a pane: merge first, join less
+            merged = rows.group_by(*self.by, PANE).agg(self.how.merges)
+            return self._named(self.how.finished(merged.join(pairs, on=PANE)))
         rows = rows.join(pairs, on=PANE, how="inner", maintain_order="left")
         rows = rows.filter(pl.col(END) > pl.col(OPEN)) if OPEN in rows.columns else rows
         if self.sql:
@@ -318,8 +340,7 @@ class Panes(WindowOperator):
     def compact(self) -> None:
         """Merge the partials of each group into one, if there are many."""
         if self.incremental and self.store.crowded:
-            keys = [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
-            merges = self.how.merges
+            keys, merges = self._groups, self.how.merges
             self.store.merge(lambda f: f.group_by(keys).agg(merges))
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
@@ -376,22 +397,10 @@ def _safe(partials: list[pl.Expr], wide: dict[str, pl.Expr], frame: pl.DataFrame
 class _ByTime(WindowOperator):
     """What sessions and sliding windows share: a row is late iff its time is below the watermark."""
 
+    counted_from_time = 1
+
     def _ends(self, times: Times) -> tuple[Times, Times]:
         return times + 1, times + 1  # late iff time < W
-
-    def on_time(self, batch: Batch) -> pl.DataFrame:
-        """Return the rows whose time is not below their watermark."""
-        import polars as pl
-
-        outer = self.on_late
-        if outer is not None:  # late_by is W - time here
-            self.on_late = lambda f: outer(
-                f.with_columns(pl.col("late_by") + pl.duration(microseconds=1))
-            )
-        try:
-            return super().on_time(batch)
-        finally:
-            self.on_late = outer
 
 
 class Sessions(_ByTime):
