@@ -55,7 +55,7 @@ __all__ = ["FrameFile", "Gap", "Move", "Problem", "Report", "verify_lab", "verif
 T = TypeVar("T")
 
 OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups"}
-ATTEMPTS = 5
+ATTEMPTS = 25
 """A stream that is written meanwhile is looked at again, so many times at most."""
 
 ERRORS = (
@@ -190,11 +190,14 @@ def verify_stream(catalog: Catalog, name: str) -> Report:
     folder = catalog.folder / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         catalog.info(name)
-    for attempt in range(1, ATTEMPTS + 1):
+    seen: set[Problem] = set()
+    for _ in range(ATTEMPTS):
         before = _versions(folder)
         report = _verified(catalog, folder)
-        if report.ok or before == _versions(folder) or attempt == ATTEMPTS:
-            break
+        found = set(report.problems)
+        if found & seen or not found or before == _versions(folder):
+            break  # what is found twice is there, whoever writes meanwhile
+        seen = found
     return report
 
 

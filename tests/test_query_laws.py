@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import streamlab as sl
 from streamlab.engines import local, state
+from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
 EXAMPLES = int(os.environ.get("STREAMLAB_LAW_EXAMPLES", "40"))
@@ -438,22 +439,24 @@ def test_the_right_engine_passes():
 
 def test_a_watermark_that_moves_by_batches_is_caught(monkeypatch):
     """Were a row judged by the stream time before its batch, the oracle would tell."""
-    right = state.marks_of
-    monkeypatch.setattr(
-        state, "marks_of", lambda before, delay: right(before * 0 + before[:1], delay)
-    )
+    right = state.WindowOperator.judged
+
+    def by_batches(self, batch):
+        return right(self, batch.of(batch.frame.with_columns(pl.col(BEFORE).first())))
+
+    monkeypatch.setattr(state.WindowOperator, "judged", by_batches)
     assert _caught()
 
 
 def test_late_rows_that_are_dropped_in_silence_are_caught(monkeypatch):
     """Were late rows dropped and not counted, the oracle would tell."""
-    right = state.WindowOperator.on_time
+    right = state.WindowOperator.judged
 
     def silent(self, batch):
         self.on_late = None
         return right(self, batch)
 
-    monkeypatch.setattr(state.WindowOperator, "on_time", silent)
+    monkeypatch.setattr(state.WindowOperator, "judged", silent)
     assert _caught()
 
 
