@@ -20,6 +20,7 @@ from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
 from streamlab.engines.batch import HIDDEN, ORDER, Batch, Operator, Since, least, watermark
 from streamlab.engines.joins import AsofJoiner, FrameJoiner, IntervalJoiner, TableJoiner
+from streamlab.engines.panes import Panes
 from streamlab.engines.rows import (
     RowStep,
     TopStep,
@@ -30,7 +31,7 @@ from streamlab.engines.rows import (
     sql_step,
 )
 from streamlab.engines.source import SourceReader
-from streamlab.engines.state import Panes, Sessions, Sliding, WindowOperator
+from streamlab.engines.state import Sessions, Sliding, WindowOperator
 from streamlab.scan import Scan
 
 if TYPE_CHECKING:

@@ -1,0 +1,230 @@
+"""Tumbling, hopping and cumulative windows: what is kept of each pane, and when windows close.
+
+A pane is what overlapping windows share. Kept are partial results of each key and pane or, where an
+aggregation cannot be split, the rows; they make windows when the watermark reaches an end.
+
+Invariant: a row is in no window that had closed when it came: where one had, what is kept of it says
+which watermark it met.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamlab.clock import FOREVER, NEVER
+from streamlab.duration import format_instant
+from streamlab.engines.batch import ORDER, TIME, Batch, Since, least, watermark
+from streamlab.engines.overlap import PLACE, put_together
+from streamlab.engines.spill import Store
+from streamlab.engines.state import END, OPEN, START, Times, WindowOperator, safe_partials
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Panes"]
+
+PANE = "\0pane"
+
+
+class Panes(WindowOperator):
+    """Tumbling, hopping and cumulative windows, by panes that overlapping windows share."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.single = self.window.kind == "tumbling"
+        self.store = Store()
+        self.panes: dict[int, Since] = {}
+        self.next_end = FOREVER  # the first window to close
+        self.last_ends: dict[int, int] = {}
+
+    def push(self, port: int, batch: Batch) -> Batch:
+        """Take rows; return the windows that close."""
+        self._absorb(batch)
+        mark = watermark(batch.stream_time, self.late_delay)
+        since = batch.since
+        frame = self.nothing
+        if mark >= self.next_end:
+            frame = self._results(mark)
+            since = self._let_go(mark) or since
+        return self.give(frame, batch.stream_time, since)
+
+    def _absorb(self, batch: Batch) -> None:
+        frame, late = self.judged(batch)
+        if not frame.height:
+            return
+        kept = self._kept(frame, late)
+        found = kept[PANE].unique().to_numpy()
+        new = [p for p in found.tolist() if p not in self.panes]
+        if new:
+            self._note(np.array(sorted(new), dtype=np.int64), batch.since)
+        self.store.add(kept)
+
+    def _kept(self, frame: pl.DataFrame, late: pl.Series | None = None) -> pl.DataFrame:
+        """Return what is held of rows: partial results per key and pane, or the rows."""
+        import polars as pl
+
+        if late is not None and not self.incremental:
+            frame, late = frame.filter(~late), None
+        pane: Any = self.window.pane_expr(pl.col(TIME))
+        if pane is None:
+            pane = pl.Series(self.window.panes(frame[TIME].to_numpy()), dtype=pl.Int64)
+        if not self.incremental:
+            return frame.select(*self.columns, ORDER, OPEN, pane.alias(PANE))
+        if late is None:
+            return self._reduced(frame, pane)
+        # Late rows are gathered in a pane of no time and dropped with it: rows need no copying.
+        pane = pl.when(late).then(NEVER).otherwise(pane)
+        return self._reduced(frame, pane).filter(pl.col(PANE) != NEVER)
+
+    @property
+    def _groups(self) -> list[str]:
+        """The columns that partial results are grouped by."""
+        return [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
+
+    def _reduced(self, frame: pl.DataFrame, pane: Any) -> pl.DataFrame:
+        import polars as pl
+
+        partials = self.how.partials
+        if self.how.wide:
+            partials = safe_partials(partials, self.how.wide, frame)
+        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(self._groups)
+        reduced = grouped.agg(partials).collect()
+        return reduced.with_columns([pl.col(p).cast(pl.Int128) for p in self.how.wide])
+
+    def _note(self, panes: Times, since: Since) -> None:
+        index, _, ends = self.window.windows(panes)
+        for pane in panes.tolist():
+            self.panes[pane] = since
+        self.next_end = min(self.next_end, max(int(ends.min()), self.mark + 1))
+        last = np.full(len(panes), NEVER, dtype=np.int64)
+        np.maximum.at(last, index, ends)
+        self.last_ends.update(zip(panes.tolist(), last.tolist(), strict=True))
+
+    def _pairs(self, mark: int | None) -> pl.DataFrame:
+        """Return (pane, start, end) of the windows that close up to a watermark; None: no window."""
+        import polars as pl
+
+        panes = (
+            np.array(sorted(self.panes), dtype=np.int64)
+            if mark is not None
+            else np.empty(0, np.int64)
+        )
+        if mark is None or not len(panes):
+            empty = {PANE: pl.Int64, START: pl.Int64, END: pl.Int64}
+            return pl.DataFrame(schema=empty)
+        index, starts, ends = self.window.windows(panes)
+        chosen = (ends > self.mark) & (ends <= mark)
+        return pl.DataFrame({PANE: panes[index[chosen]], START: starts[chosen], END: ends[chosen]})
+
+    def _results(self, mark: int | None) -> pl.DataFrame:
+        """Return the windows that end after the last watermark and at or before this one."""
+        import polars as pl
+
+        pairs = self._pairs(mark)
+        rows = self.store.gather(self.template, pairs[PANE].unique(), PANE)
+        if self.incremental:
+            return self._named(self.how.finished(self._merged(rows, pairs)))
+        rows = rows.join(pairs, on=PANE, how="inner", maintain_order="left")
+        rows = rows.filter(pl.col(END) > pl.col(OPEN))
+        if self.sql:
+            return self._by_sql(rows)
+        ordered = rows.sort(ORDER, maintain_order=True)
+        grouped = ordered.group_by(*self.by, START, END, maintain_order=True)
+        return self._named(self.how.cast(grouped.agg(self.how.whole)))
+
+    def _merged(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Return the partial results of windows, from those of panes."""
+        import polars as pl
+
+        merges = self.how.merges
+        if self.single:  # a window is a pane: merge first, join less
+            return rows.group_by(*self.by, PANE).agg(merges).join(pairs, on=PANE)
+        fresh = rows.filter(pl.col(OPEN) == NEVER)
+        if self.window.tz is not None or not fresh.height:
+            found, apart = None, rows
+        else:  # what met a closed window goes its own way
+            found, apart = self._together(fresh, pairs), rows.filter(pl.col(OPEN) != NEVER)
+            if not apart.height:
+                return found
+        several = apart.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
+        if found is not None:
+            several = pl.concat([found, several.select(found.columns)])
+        return several.group_by(*self.by, START, END).agg(merges)
+
+    def _together(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Put windows that overlap together from panes; those of ``pairs``."""
+        import polars as pl
+
+        window = self.window
+        pane, offset, size = window.pane, window.offset, window.size
+        places = (pairs[END] - offset) // pane - 1
+        first, last = places.min(), places.max()
+        assert isinstance(first, int)
+        assert isinstance(last, int)
+        placed = rows.with_columns(((pl.col(PANE) - offset) // pane).alias(PLACE))
+        placed = placed.drop(PANE, OPEN)
+        found = put_together(placed, window, self.by, self.how.merges, first, last)
+        end = (pl.col(PLACE) + 1) * pane + offset
+        begun = (
+            end - size if window.kind == "hopping" else (end - 1 - offset) // size * size + offset
+        )
+        found = found.with_columns(begun.alias(START), end.alias(END)).drop(PLACE)
+        if window.kind == "hopping" and window.every > pane:
+            return found.filter((pl.col(START) - offset) % window.every == 0)
+        return found
+
+    def prepare(self, empty: pl.DataFrame) -> None:
+        """Learn the columns that will come."""
+        self.template = self._kept(self.on_time(Batch(empty, NEVER, ())))
+        self.nothing = self._results(None)
+
+    def _let_go(self, mark: int) -> Since | None:
+        """Forget panes all of whose windows have closed; return what those rested on."""
+        closed = least(*self.panes.values())
+        gone = [pane for pane, end in self.last_ends.items() if end <= mark]
+        for pane in gone:
+            del self.panes[pane], self.last_ends[pane]
+        self.store.drop(self.panes, PANE)
+        self.next_end = FOREVER
+        if self.panes:
+            _, _, ends = self.window.windows(np.array(sorted(self.panes), dtype=np.int64))
+            open_ends = ends[ends > mark]
+            self.next_end = int(open_ends.min()) if len(open_ends) else FOREVER
+        return closed
+
+    def compact(self) -> None:
+        """Merge the partials of each group into one, if there are many."""
+        if self.incremental and self.store.crowded:
+            keys, merges = self._groups, self.how.merges
+            self.store.merge(lambda f: f.group_by(keys).agg(merges))
+
+    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the open windows, with the rows that the step before would give."""
+        other = copy.copy(self)
+        other.store, other.panes = self.store.copy(), dict(self.panes)
+        other.last_ends, other.on_late = dict(self.last_ends), None
+        if rows and rows[0].height:
+            width = len(next(iter(self.panes.values()), ()))
+            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width))
+        return self.placed(other._results(FOREVER))
+
+    def since(self) -> Since | None:
+        """Return the earliest offsets that an open window rests on."""
+        self.compact()
+        return least(*self.panes.values())
+
+    def report(self) -> list[str]:
+        """Return what is open and what closes next."""
+        held = f"{self.store.height:,} {'partial results' if self.incremental else 'rows'} held"
+        count = len(self._pairs(FOREVER)[[START, END]].unique()) if self.panes else 0
+        lines = [f"{count:,} window{'s' * (count != 1)} open, {held}{self.store.where}"]
+        if self.panes and self.next_end != FOREVER:
+            at = self.next_end + (0 if self.late_delay == FOREVER else self.late_delay)
+            lines.append(
+                f"the next window ends {format_instant(self.next_end)} and closes when stream time "
+                f"reaches {'its end by advance' if self.late_delay == FOREVER else format_instant(at)}"
+            )
+        return lines
