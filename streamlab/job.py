@@ -133,6 +133,16 @@ class Job:
             target=self._main, name=f"streamlab job {spec.name}", daemon=True
         )
 
+    @property
+    def spec(self) -> Spec:
+        """What it is to do."""
+        return self._spec
+
+    @property
+    def digest(self) -> str:
+        """The fingerprint of its query."""
+        return self._spec.digest
+
     def _begin(self) -> Job:
         self._thread.start()
         return self
@@ -250,7 +260,11 @@ class Job:
         status = "stopped"
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - an error ends the job, not the kernel
+        except BaseException as caught:  # noqa: BLE001 - an error ends the job, not the kernel
+            error = caught
+            if not isinstance(error, Exception):  # sys.exit(), or a panic of a library
+                error = QueryError(f"{type(caught).__name__}: {caught}")
+                error.__cause__ = caught
             error.__notes__ = [*getattr(error, "__notes__", []), f'in job "{self.name}"']
             self.error, status = error, "failed"
             self._trace = traceback.format_exc()
@@ -364,9 +378,8 @@ class Job:
         if state is not None:
             self._check_history(state)
         runner = Runner(self._plan, starts=starts, stops=stops, edge=self._spec.edge, raw=True)
-        while runner.step() is not None:
-            if self._stop.is_set():
-                break
+        while not self._stop.is_set() and runner.step() is not None:
+            pass
         self._emission = emission(runner)
         if state is not None:
             self._emission.resume()
@@ -375,7 +388,7 @@ class Job:
         self._base = {name: base - getattr(runner, name) for name, base in self._base.items()}
         self._runner = runner
         self._placed = self._state(runner)
-        if state is not None and state.get("pinned"):
+        if state is not None and state.get("pinned") and not self._stop.is_set():
             self._again(runner, state["pinned"])
         return runner
 
