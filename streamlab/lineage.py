@@ -65,12 +65,13 @@ def trace(node: p.Node, keys: Mapping[str, Any]) -> pl.DataFrame:
         if name in keys and not sliding
     }
     equal = {name: value for name, value in keys.items() if name not in bounds}
+    _check_types(equal, inside.schema)
     runner = Runner(inside, raw=True)
     taken = []
     for frame in [runner.empty, *runner.drain()]:
         rows = _on_time(frame, step, runner.delay)
         if not sliding:
-            rows = rows.filter(_equal(equal, step.by))
+            rows = rows.filter(_equal(equal))
         if bounds and step.window.kind != "session":
             rows = _inside(rows, step.window, bounds)
         taken.append(rows)
@@ -82,12 +83,28 @@ def trace(node: p.Node, keys: Mapping[str, Any]) -> pl.DataFrame:
     return _originals(inside, rows.sort(ORDER))
 
 
-def _equal(equal: Mapping[str, Any], by: tuple[str, ...]) -> pl.Expr:
+def _equal(equal: Mapping[str, Any]) -> pl.Expr:
     import polars as pl
 
     terms = [pl.col(name).eq_missing(pl.lit(value)) for name, value in equal.items()]
-    del by
     return pl.all_horizontal(terms) if terms else pl.lit(value=True)
+
+
+def _check_types(equal: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """See that each value can be compared with its column.
+
+    Raises:
+        QueryError: one cannot.
+    """
+    import polars as pl
+
+    for name, value in equal.items():
+        try:
+            pl.DataFrame(schema={name: schema[name]}).filter(_equal({name: value}))
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise QueryError(
+                f"trace: the key {name!r} is {schema[name]}; {value!r} cannot be one of its values"
+            ) from error
 
 
 def _on_time(frame: pl.DataFrame, step: p.Aggregate | p.WindowSqlStep, delay: int) -> pl.DataFrame:
@@ -148,7 +165,7 @@ def _reach(
 ) -> pl.DataFrame:
     import polars as pl
 
-    chosen = rows.filter(_equal(equal, ()))
+    chosen = rows.filter(_equal(equal))
     if chosen.height != 1:
         raise QueryError(
             f"trace of a sliding window names one row; {chosen.height} fit",
@@ -156,7 +173,7 @@ def _reach(
         )
     at = int(chosen[TIME][0])
     near = rows.filter((pl.col(TIME) > at - step.window.size) & (pl.col(TIME) <= at))
-    return near.filter(_equal({name: chosen[name][0] for name in step.by}, step.by))
+    return near.filter(_equal({name: chosen[name][0] for name in step.by}))
 
 
 def _originals(inside: p.Node, rows: pl.DataFrame) -> pl.DataFrame:

@@ -278,7 +278,7 @@ class DuckDBSink:
         made.execute(
             f"CREATE TABLE IF NOT EXISTS {POSITIONS} (job VARCHAR PRIMARY KEY, digest VARCHAR, state VARCHAR)"
         )
-        return made  # type: ignore[no-any-return]
+        return made
 
     @property
     def _key(self) -> str:

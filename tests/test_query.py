@@ -194,7 +194,7 @@ def test_sql_and_expressions_give_the_same(lab, trades, text, fluent):
         ("SELECT symbl, window_start FROM tumble(trades, INTERVAL '1 minute') GROUP BY ALL", "did you mean symbol"),
         ("SELECT window_start FROM tumble('trades', 60) GROUP BY ALL", "stream's name"),
         ("SELECT window_start FROM tumble(trades, 60) GROUP BY ALL", "unit is unknown"),
-        ("SELECT window_start FROM tumble(trades) GROUP BY ALL", "lengths of time"),
+        ("SELECT window_start FROM tumble(trades) GROUP BY ALL", "length of time"),
         ("SELECT window_start FROM tumble(trades, INTERVAL '1 month') GROUP BY ALL", "months"),
         ("SELECT symbol, count(*) FROM tumble(trades, INTERVAL '1 minute') GROUP BY ALL", "several windows"),
         ("SELECT window_start, count(*) FROM tumble(trades, INTERVAL '1 minute') GROUP BY ALL LIMIT 3", "LIMIT"),

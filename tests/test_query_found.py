@@ -89,3 +89,75 @@ def test_the_owner_of_a_derived_stream_is_named(lab, stream):
     counting(stream).run("out", name="counts").wait(10).stop()
     with pytest.raises(sl.StreamExists, match='name="counts"'):
         counting(stream).run("out")
+
+
+# -- mistakes ------------------------------------------------------------------------------------
+
+MISTAKES = [
+    (lambda s: s.filter(pl.len() > 3), "Len is an aggregation"),
+    (lambda s: s.filter(lambda row: row), "filter takes Polars expressions"),
+    (lambda s: s.filter(pl.col("ts") > dt.datetime(2026, 1, 5)), "(?s)aware datetime"),
+    (lambda s: s.window(sl.tumbling("9" * 400 + "d")), "more than 100,000 years"),
+    (lambda s: s.window(sl.tumbling("1m"), delay="9999999999999d"), '(?s)more than.*delay="inf"'),
+    (lambda s: s.window(sl.tumbling("1m"), delay="infinity"), '(?s)delay="inf"'),
+    (lambda s: s.window(sl.tumbling("1m"), by=5), "names of columns; got 5"),
+    (lambda s: counting(s).window(sl.tumbling("1m"), by="window_start"), "rename it"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(a="i"), "takes Polars expressions; got 'i'"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(a=len), "takes Polars expressions"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(_final=pl.len()), "name of another column"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(pl.col("k").cast(pl.Int64).sum()).collect(),
+     "conversion from `str`"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(pl.col("k").cast(pl.Int64).median()).collect(),
+     "conversion from `str`"),
+    (lambda s: counting(s).follow(emit="all"), 'emit is "final" or "changes"'),
+    (lambda s: counting(s).top(1, ["n"]), "order is one column"),
+    (lambda s: counting(s).top(1, 5), "order is one column"),
+    (lambda s: s.join(s, on="k", within="5m"), r"within is \(low, high\)"),
+    (lambda s: s.map_batches(lambda f: f, ["i"]), "schema maps names"),
+    (lambda s: counting(s).trace(k=5), "is String; 5 cannot be"),
+    (lambda s: counting(s).trace(k=["a"]), "cannot be one of its values"),
+    (lambda s: counting(s).compare(5), "compare takes"),
+    (lambda s: counting(s).compare(s.window(sl.tumbling("10s"), by="k").agg(n=pl.col("k").min())),
+     "differ in the type of 'n'"),
+    (lambda s: s.sql("SELECT i, i FROM this"), "two columns are named 'i'"),
+    (lambda s: s.sql("SELECT ts - ts AS gap FROM this"), "(?s)INTERVAL.*epoch_us"),
+    (lambda s: s.sql("SELECT i AS _offset FROM this"), "system column"),
+    (lambda s: s.sql("SELECT i FROM this TABLESAMPLE 3 ROWS"), "SAMPLE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_mistake_is_named_with_the_way_out(stream, mistake, said):
+    """No error of a library below comes through, and nothing wrong is answered."""
+    with pytest.raises(sl.StreamlabError, match=said):
+        mistake(stream)
+
+
+def test_text_names_a_column_as_in_polars(stream):
+    """``with_columns(z="i")`` is the column, not the letter."""
+    assert stream.with_columns(z="i").collect()["z"].sum() == sum(range(100))
+
+
+TUMBLE = "FROM tumble(events, INTERVAL '10 seconds')"
+CUMULATE = "FROM cumulate(events, INTERVAL '1 minute', INTERVAL '10 seconds')"
+JOINING = [
+    f"SELECT window_start, window_end, k, count(*) {TUMBLE} GROUP BY ROLLUP (window_start, window_end, k)",
+    f"SELECT window_start, k, count(*) {TUMBLE} GROUP BY GROUPING SETS ((window_start), (k))",
+    f"SELECT date_trunc('minute', window_start) AS window_start, count(*) {TUMBLE} GROUP BY 1",
+    f"SELECT DISTINCT date_trunc('minute', window_end) AS window_end {TUMBLE}",
+    f"SELECT DISTINCT ON (k) window_start, k {TUMBLE}",
+    f"SELECT window_end, row_number() OVER (PARTITION BY date_trunc('minute', window_end)) {TUMBLE}",
+    f"SELECT window_start, count(*) {CUMULATE} GROUP BY window_start",
+    f"SELECT window_end, row_number() OVER (PARTITION BY window_start) {CUMULATE}",
+    "SELECT window_start, count(*) FROM session(events, INTERVAL '3 seconds', k) GROUP BY ALL",
+    f"SELECT k, window_start AS at, count(*) AS window_end {TUMBLE} GROUP BY ALL",
+    f"SELECT window_end, i {TUMBLE} TABLESAMPLE 3 ROWS",
+    f"WITH w AS (SELECT i AS window_end {TUMBLE}) SELECT window_end, count(*) FROM w GROUP BY ALL",
+]
+
+
+@pytest.mark.parametrize("text", JOINING)
+def test_sql_that_joins_windows_which_close_apart_is_refused(lab, stream, text):
+    """What such a statement gives would depend on which windows happen to close together."""
+    with pytest.raises(sl.QueryError):
+        lab.query(text)

@@ -10,6 +10,7 @@ is in the same state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from streamlab.engines.rows import (
 )
 from streamlab.engines.source import SourceReader
 from streamlab.engines.state import Panes, Sessions, Sliding, WindowOperator
+from streamlab.errors import QueryError
 from streamlab.scan import Scan
 
 if TYPE_CHECKING:
@@ -47,6 +49,17 @@ ORDERED = ("First", "Last")
 def visible(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame without the hidden columns."""
     return frame.drop([name for name in frame.columns if name in HIDDEN])
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell what Polars cannot compute as an error of the query."""
+    import polars as pl
+
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise QueryError(f"the query cannot be computed: {str(error).splitlines()[0]}") from error
 
 
 # -- which columns are needed --------------------------------------------------------------------
@@ -352,9 +365,10 @@ class Runner:
 
     def _deliver(self, index: int, batch: Batch) -> pl.DataFrame:
         at, port = self.entries[index]
-        while at is not None:
-            batch = at.push(port, batch)
-            port, at = at.port, at.parent
+        with told():
+            while at is not None:
+                batch = at.push(port, batch)
+                port, at = at.port, at.parent
         self.mark = batch.stream_time
         self.rows_out += batch.frame.height
         return batch.frame if self.raw else visible(batch.frame)
@@ -370,7 +384,8 @@ class Runner:
         if not self.operators:
             return self.empty if raw else visible(self.empty)
         empties = iter([source.empty() for source in self.sources])
-        found = self._peek(self.plan, iter(self.operators), empties)
+        with told():
+            found = self._peek(self.plan, iter(self.operators), empties)
         return found if raw else visible(found)
 
     def _peek(

@@ -47,7 +47,7 @@ def _computed(compute: Callable[[], pl.DataFrame], what: str) -> pl.DataFrame:
     try:
         return compute()
     except pl.exceptions.PolarsError as error:
-        raise QueryError(f"{what} failed: {error}") from error
+        raise QueryError(f"{what} failed: {str(error).splitlines()[0]}") from error
 
 
 def filtering(conditions: Sequence[pl.Expr]) -> Step:

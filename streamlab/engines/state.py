@@ -174,8 +174,6 @@ class WindowOperator(Operator):
         if "window_time" in found:
             return result[found["window_time"]].cast(pl.Int64)
         starts = result[found["window_start"]].cast(pl.Int64).to_numpy()
-        if self.window.kind == "session":
-            return pl.Series(starts)
         return pl.Series(self.window.last_end(starts) - 1)
 
 
