@@ -133,16 +133,6 @@ class Job:
             target=self._main, name=f"streamlab job {spec.name}", daemon=True
         )
 
-    @property
-    def spec(self) -> Spec:
-        """What it is to do."""
-        return self._spec
-
-    @property
-    def digest(self) -> str:
-        """The fingerprint of its query."""
-        return self._spec.digest
-
     def _begin(self) -> Job:
         self._thread.start()
         return self

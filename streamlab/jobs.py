@@ -156,7 +156,7 @@ class Jobs(Mapping[str, Job]):
         """Return a name; several queries whose results are held in memory are numbered."""
         number, found = 1, name
         while "memory" in target and found in self._running:
-            if self._running[found].digest == digest:
+            if self._running[found]._spec.digest == digest:
                 break
             number += 1
             found = f"{name}-{number}"
@@ -194,7 +194,7 @@ class Jobs(Mapping[str, Job]):
         running = self._running.get(name)
         known = self._remembered(name)
         if known is None and running is not None and running.status == "running":
-            known = running.spec
+            known = running._spec
         if known is None or known.digest == digest:
             return known is not None
         if not restart:

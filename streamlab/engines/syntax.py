@@ -105,10 +105,16 @@ def _own_parts(tree: Any) -> Iterator[Tree]:
 
 
 def kind_of(name: str) -> str:
+    """Return what kind of function it is to DuckDB."""
     return parser()[2].get(name.lower(), "unknown")
 
 
 def no_volatile(tree: Any, text: str) -> None:
+    """See that nothing looks at the clock on the wall or at chance.
+
+    Raises:
+        QueryError: something does.
+    """
     for part in parts(tree):
         name = part.get("function_name")
         if part.get("class") == "COLUMN_REF" and len(part["column_names"]) == 1:
