@@ -93,6 +93,7 @@ class Spec:
     lines: list[str]
     digest: str
     wanted: list[int]
+    times: list[int]
     reading: list[int]
     edge: int | None = None  # rows at or before this time may have been missing from the first
     generation: int = 1
@@ -365,9 +366,12 @@ class Job:
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
+        times = self._spec.times if state is None else state["stream_times"]
         if state is not None:
             self._check_history(state)
-        runner = Runner(self._plan, starts=starts, stops=stops, edge=self._spec.edge, raw=True)
+        runner = Runner(
+            self._plan, starts=starts, stops=stops, times=times, edge=self._spec.edge, raw=True
+        )
         while not self._stop.is_set() and runner.step() is not None:
             pass
         self._emission = emission(runner)
@@ -379,14 +383,14 @@ class Job:
         self._runner = runner
         self._placed = self._state(runner)
         if state is not None and state.get("pinned") and not self._stop.is_set():
-            self._again(runner, state["pinned"])
+            self._again(runner, *state["pinned"])
         return runner
 
-    def _again(self, runner: Runner, pinned: list[int]) -> None:
+    def _again(self, runner: Runner, pinned: list[int], times: list[int]) -> None:
         """Deliver the epoch again that was pinned and perhaps not delivered."""
         import polars as pl
 
-        runner.look(pinned)
+        runner.look(pinned, times)
         frames = []
         while (frame := runner.step()) is not None:
             frames.append(self._emission.take(frame))

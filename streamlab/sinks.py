@@ -166,7 +166,7 @@ class FunctionSink:
 
     def pin(self, before: State, state: State) -> None:
         """Note the end of the epoch to come."""
-        self._write({**before, "pinned": state["positions"]})
+        self._write({**before, "pinned": [state["positions"], state["stream_times"]]})
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
         """Call the function, then record."""

@@ -91,6 +91,71 @@ def test_the_owner_of_a_derived_stream_is_named(lab, stream):
         counting(stream).run("out")
 
 
+def heartbeat(stream, seconds):
+    stream.advance(BASE + dt.timedelta(seconds=seconds))
+
+
+def later(first, count):
+    return pl.DataFrame({
+        "ts": [BASE + dt.timedelta(seconds=first + n) for n in range(count)],
+        "k": ["a"] * count, "i": list(range(count)),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_heartbeat_that_comes_while_a_job_is_stopped_closes_its_windows(lab, stream, end):
+    """What is closed by a heartbeat right after the last row read is delivered after the resume."""
+    counting(stream).run("out").wait(10).stop()
+    stream.advance("end") if end else heartbeat(stream, 200)
+    counting(stream).run("out").wait(10).stop()
+    assert lab["out"].to_polars()["n"].sum() == 100
+
+
+def test_a_heartbeat_that_a_job_has_read_closes_windows_once(lab, stream):
+    """Rows that come after it while the job is stopped do not open those windows again."""
+    query = stream.window(sl.session("1s"), by="i").agg(n=pl.len())
+    job = query.run("out").wait(10)
+    heartbeat(stream, 200)
+    job.wait(10).stop()
+    stream.append(later(300, 5))
+    query.run("out").wait(10).stop()
+    assert lab["out"].to_polars()["i"].len() == 100 + 4
+    assert (
+        lab["out"]
+        .to_polars()
+        .equals(lab["out"].to_polars().unique("window_start", maintain_order=True))
+    )
+
+
+def test_a_delivery_to_a_function_is_made_again_as_it_was(lab, stream):
+    """A heartbeat, or rows, that came after the delivery failed are not in its repetition."""
+    got, broken = [], [True]
+
+    def sink(frame, epoch):
+        got.append((epoch, frame))
+        if broken[0]:
+            raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        counting(stream).run(sink).wait(10)
+    heartbeat(stream, 200)
+    broken[0] = False
+    counting(stream).run(sink).wait(10).stop()
+    (first, one), (again, two), *rest = got
+    assert first == again
+    assert one.equals(two)
+    assert [epoch for epoch, _ in rest] == [first + 1]
+
+
+def test_results_are_wanted_from_the_start_on_whatever_comes_before_the_first_row(lab, stream):
+    """``start="end"`` is the place and the stream time at the call, also if the job starts later."""
+    query = counting(stream)
+    job = query.run("out", start="end")
+    heartbeat(stream, 200)
+    job.wait(10).stop()
+    assert lab["out"].to_polars()["n"].to_list() == [5, 5]
+
+
 # -- mistakes ------------------------------------------------------------------------------------
 
 MISTAKES = [

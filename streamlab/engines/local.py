@@ -249,7 +249,9 @@ class _Compiler:
         def read() -> pl.DataFrame:
             import polars as pl
 
-            again = Runner(right, stops=[source.position for source in mine], raw=True)
+            stops = [source.position for source in mine]
+            times = [source.stream_time for source in mine]
+            again = Runner(right, stops=stops, times=times, raw=True)
             frames = [again.empty, *again.drain()]
             return _on_time(pl.concat(frames), again.delay)
 
@@ -317,13 +319,15 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 class Runner:
     """One run of a plan over its sources.
 
-    ``starts`` are the offsets to begin at; ``stops`` bound it. ``late`` gathers late rows. ``raw`` leaves
+    ``starts`` are the offsets to begin at; ``stops`` bound it, where stream time was ``times``; both
+    are for a run that is to be where another one was. ``late`` gathers late rows. ``raw`` leaves
     the hidden columns in. ``edge`` is the time before which rows may be missing, where that is known.
     """
 
     def __init__(
         self, plan: p.Node, *, starts: Sequence[int] | None = None,
-        stops: Sequence[int] | None = None, late: bool = False,
+        stops: Sequence[int] | None = None, times: Sequence[int] | None = None,
+        late: bool = False,
         raw: bool = False,
         edge: int | str | None = "first row",
     ) -> None:  # fmt: skip
@@ -343,14 +347,14 @@ class Runner:
         for operator, found in zip(self.operators, self.late, strict=True):
             if late:
                 operator.on_late = found.append
-        self.look(stops)
+        self.look(stops, times)
 
     # -- driving -----------------------------------------------------------------------------
 
-    def look(self, stops: Sequence[int] | None = None) -> None:
-        """See how far the sources reach now."""
+    def look(self, stops: Sequence[int] | None = None, times: Sequence[int] | None = None) -> None:
+        """See how far the sources reach now, or only as far as a run was that stood there."""
         for index, source in enumerate(self.sources):
-            source.refresh(None if stops is None else stops[index])
+            source.refresh(stops[index] if stops else None, times[index] if times else None)
 
     def step(self, rows: int | None = None) -> pl.DataFrame | None:
         """Take one batch of one source through; return what is final now, None if nothing came.

@@ -89,6 +89,7 @@ class SourceReader:
         self.stream_time = self._before(moment)
         self.started = self.stream_time
         self.told = NEVER  # the stream time that was given out last
+        self._known: int | None = None  # the stream time at the stop of the last look, if told
 
     def _before(self, moment: Any) -> int:
         reader = self.scan.log.reader
@@ -106,12 +107,18 @@ class SourceReader:
         self._chunks = iter(())
         self._rest = None
 
-    def refresh(self, stop: int | None = None, *, pin: bool = True) -> None:
+    def refresh(
+        self, stop: int | None = None, stream_time: int | None = None, *, pin: bool = True
+    ) -> None:
         """Look how far the log reaches now, or up to ``stop`` only.
+
+        ``stream_time`` is what it was there when a run came so far: a heartbeat at the same place
+        may have been read by then, or have come since.
 
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
         """
+        self._known = stream_time
         if self._ahead is not None:  # what was read and not given out is read again
             self._ahead.join()
             self._ahead = None
@@ -158,13 +165,18 @@ class SourceReader:
 
     def _idle(self) -> Batch | None:
         """Return stream time that moved on without rows."""
-        moment = self.snapshot.moment
-        if self.position == moment.end:
-            self.stream_time = max(self.stream_time, moment.stream_time)
+        self.stream_time = self._at(self.position, self.stream_time)
         if self.position < self.snapshot.stop or self.stream_time <= self.told:
             return None
         self.told = self.stream_time
         return Batch(self.empty(), self.stream_time, self._since(self.position))
+
+    def _at(self, place: int, stream_time: int) -> int:
+        """Return the stream time at a place: that of the rows before it, and of heartbeats there."""
+        if self._known is not None:
+            return max(stream_time, self._known) if place == self.snapshot.stop else stream_time
+        moment = self.snapshot.moment
+        return max(stream_time, moment.stream_time) if place == moment.end else stream_time
 
     def _since(self, offset: int) -> Since:
         place: list[int] = [FOREVER] * self.width
@@ -180,10 +192,7 @@ class SourceReader:
         if not parts:
             return None
         times, before = self._times(parts, now)
-        stream_time = max(int(before[-1]), int(times[-1]))
-        moment = self.snapshot.moment
-        if start + count == moment.end:
-            stream_time = max(stream_time, moment.stream_time)
+        stream_time = self._at(start + count, max(int(before[-1]), int(times[-1])))
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
         frame = self._frame(parts, [start, start + count], times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:
