@@ -495,7 +495,10 @@ class _Splitter:
             return
         place = f"{p}o"
         edge = pl.col(ORDER).min() if kind == "First" else pl.col(ORDER).max()
-        self.partials += [getattr(x.sort_by(ORDER), name)().alias(p), edge.alias(place)]
+        self.partials += [
+            getattr(x.sort_by(ORDER, maintain_order=True), name)().alias(p),
+            edge.alias(place),
+        ]
         far = pl.col(place).min() if kind == "First" else pl.col(place).max()
         self.merges += [getattr(pl.col(p).sort_by(place), name)().alias(p), far.alias(place)]
         self.values.append(pl.col(p).alias(v))

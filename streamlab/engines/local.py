@@ -51,6 +51,23 @@ def visible(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.drop([name for name in frame.columns if name in HIDDEN])
 
 
+def stacked(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return rows of several kinds below each other; columns that cannot be one get another name."""
+    import polars as pl
+
+    try:
+        return pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.SchemaError:
+        first = frames[0].schema
+        other = [
+            f.rename(
+                {n: f"{n}_right" for n, kind in f.schema.items() if first.get(n, kind) != kind}
+            )
+            for f in frames
+        ]
+        return pl.concat(other, how="diagonal_relaxed")
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """Tell what Polars cannot compute as an error of the query."""
@@ -296,8 +313,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 
     schema = node.table.fix(pin=False).schema
     columns = right_columns(list(node.input.schema), schema.names, node.on)
-    deleted = ["_deleted"] if "_deleted" in schema.names else []
-    names = [*node.on, *columns, "_append_time", *deleted]
+    names = [*node.on, *columns, "_append_time"]
 
     def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
         log = node.table.log
@@ -306,7 +322,10 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
             log.settled(append_time, None)
             end = log.reader.find_appended(log.reader.moment(), append_time + 1)
         part = node.table.within(start, max(end, start)).fix()
-        frame = pl.from_arrow(part.reader(names).read_all())
+        deleted = (
+            ["_deleted"] if "_deleted" in part.schema.names else []
+        )  # since the first deletion
+        frame = pl.from_arrow(part.reader([*names, *deleted]).read_all())
         assert isinstance(frame, pl.DataFrame)
         return frame, max(start, part.stop if end > start else start)
 
@@ -444,12 +463,10 @@ class Runner:
 
     def late_rows(self) -> pl.DataFrame | None:
         """Return the late rows that were gathered, those of each step in order; None if none."""
-        import polars as pl
-
-        found = [pl.concat(frames).sort(ORDER) for frames in self.late if frames]
+        found = [stacked(frames).sort(ORDER) for frames in self.late if frames]
         if not found:
             return None
-        rows = visible(pl.concat(found, how="diagonal"))
+        rows = visible(stacked(found))
         ends = ["_watermark", "late_by"]
         return rows.select(*[name for name in rows.columns if name not in ends], *ends)
 

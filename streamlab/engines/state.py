@@ -99,11 +99,12 @@ class WindowOperator(Operator):
         partly = (first <= marks) & ~late
         self.rows_partly_late += int(partly.sum())
         frame = frame.with_columns(pl.Series(OPEN, marks))
-        count = int(late.sum())
-        if not count:
+        if not late.any():
             return frame
-        self.rows_late += count
         mask = pl.Series(late)
+        self.rows_late += (
+            frame[ORDER].filter(mask).n_unique()
+        )  # a join may have made several of one
         if self.on_late is not None:
             gone = frame.filter(mask)
             by_how_much = pl.Series("late_by", (marks - last)[late]).cast(pl.Duration("us"))
@@ -583,9 +584,8 @@ class Sliding(_ByTime):
         mark = watermark(batch.stream_time, self.late_delay)
         before, self.mark = self.mark, mark
         if self.held is None:
-            return Batch(self._results(None), mark, batch.since)
-        ready = self.held.filter((pl.col(TIME) < mark) & ~pl.col("\0done"))
-        frame = self._results(ready)
+            return Batch(self._nothing(), mark, batch.since)
+        frame = self._results(self.held, pl.col(TIME) < mark)
         since = self.since() or batch.since
         keep = NEVER if mark == NEVER else max(mark - self.window.size, NEVER)
         self.held = self.held.filter(pl.col(TIME) > keep).with_columns(
@@ -595,29 +595,28 @@ class Sliding(_ByTime):
         frame = frame.with_columns(pl.lit(before, pl.Int64).alias(BEFORE))
         return Batch(frame, mark, since)
 
-    def _results(self, ready: pl.DataFrame | None) -> pl.DataFrame:
+    def _nothing(self) -> pl.DataFrame:
         import polars as pl
 
-        held = self.held
-        if ready is None or held is None or not ready.height:
-            empty = self.template
-            return empty.with_columns(
-                [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
-            )
-        ready = ready.drop("\0done").sort(TIME, ORDER)
-        keyed = ready.with_columns(pl.int_range(pl.len()).alias("\0n"))
-        if self.by_rolling:
-            found = self._rolled(held)
-            values = keyed.join(found, on=ORDER, how="left", maintain_order="left")
-        else:
-            values = keyed.join(
-                self._paired(keyed, held), on="\0n", how="left", maintain_order="left"
-            )
-        done: pl.DataFrame = self.how.cast(values.select(*ready.columns, *self.how.names))
+        return self.template.with_columns(
+            [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
+        )
+
+    def _results(self, held: pl.DataFrame, ready: pl.Expr) -> pl.DataFrame:
+        """Return the rows that were not given out and are ready, with their aggregates."""
+        import polars as pl
+
+        held = self._numbered(held)
+        chosen = held.filter(ready & ~pl.col("\0done")).sort(TIME, ORDER, "\0row")
+        if not chosen.height:
+            return self._nothing()
+        found = self._rolled(held) if self.by_rolling else self._paired(chosen, held)
+        values = chosen.join(found, on="\0row", how="left", maintain_order="left")
+        done: pl.DataFrame = self.how.cast(values.select(*self.template.columns, *self.how.names))
         return done
 
-    def _grouped(self, held: pl.DataFrame) -> pl.DataFrame:
-        """Return rows with a number for each key: joins do not take NaN for NaN."""
+    def _numbered(self, held: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with a number, and one for their key: joins do not take NaN for NaN."""
         import polars as pl
 
         number = pl.col("\0row").min()
@@ -626,27 +625,27 @@ class Sliding(_ByTime):
 
     def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate by Polars' rolling windows; rows of a key at the same time get the same."""
-        rows = self._grouped(held)
-        rolling = rows.sort("\0g", TIME, ORDER).rolling(
+        rolling = held.sort("\0g", TIME).rolling(
             TIME, period=f"{self.window.size}i", closed="right", group_by="\0g"
         )
         found = rolling.agg(self.how.whole).unique(["\0g", TIME], keep="any")
-        placed = rows.select(ORDER, "\0g", TIME).join(found, on=["\0g", TIME], how="left")
-        return placed.select(ORDER, *self.how.names)
+        placed = held.select("\0row", "\0g", TIME).join(found, on=["\0g", TIME], how="left")
+        return placed.select("\0row", *self.how.names)
 
-    def _paired(self, ready: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
+    def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""
         import polars as pl
 
-        held = self._grouped(held)
         bucket = (pl.col(TIME) // self.window.size).alias("\0b")  # a row reaches into two of them
-        right = held.select("\0g", ORDER, bucket, pl.col(TIME).alias("\0t"), *self.columns)
-        left = held.select(ORDER, "\0g").join(ready.select(ORDER, TIME, "\0n"), on=ORDER)
-        near = [left.select("\0n", "\0g", TIME, bucket - step) for step in (0, 1)]
+        right = held.select(
+            "\0g", bucket, pl.col(TIME).alias("\0t"), pl.col(ORDER).alias("\0o"),
+            pl.col("\0row").alias("\0r"), *self.columns,
+        )  # fmt: skip
+        near = [chosen.select("\0row", "\0g", TIME, bucket - step) for step in (0, 1)]
         pairs = pl.concat(near).join(right, on=["\0g", "\0b"], how="inner")
         reach = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
-        pairs = pairs.filter(reach)
-        return pairs.sort("\0n", ORDER).group_by("\0n", maintain_order=True).agg(self.how.whole)
+        pairs = pairs.filter(reach).sort("\0row", "\0o", "\0r")
+        return pairs.group_by("\0row", maintain_order=True).agg(self.how.whole)
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows that a later one may change."""
@@ -660,8 +659,8 @@ class Sliding(_ByTime):
                 new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
             )
         if other.held is None:
-            return self._results(None)
-        return other._results(other.held.filter(~pl.col("\0done")))
+            return self._nothing()
+        return other._results(other.held, pl.lit(value=True))
 
     def since(self) -> Since | None:
         """Return the earliest offsets that the held rows rest on."""
