@@ -27,6 +27,7 @@ from streamlab.job import Job, Spec
 from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
+from streamlab.schema import SYSTEM_FIELDS
 from streamlab.settings import Settings
 from streamlab.sinks import (
     DuckDB,
@@ -198,7 +199,7 @@ class Jobs(Mapping[str, Job]):
         if known is None or known.digest == digest:
             return known is not None
         if not restart:
-            raise _another(known, p.describe(plan), emit, target)
+            raise _another(known, _lines(plan, emit), target)
         return False
 
     def _remembered(self, name: str) -> Spec | None:
@@ -217,7 +218,7 @@ class Jobs(Mapping[str, Job]):
         wanted, times, reading = begin_at(plan, start)
         generation = 1 if before is None else before.generation + 1
         spec = Spec(
-            name, target, emit, [*p.describe(plan), f"emit {emit}", f"start {start}"], digest,
+            name, target, emit, [*_lines(plan, emit), f"start {start}"], digest,
             wanted, times, reading, Runner(plan).edge, generation, time.time(),
         )  # fmt: skip
         if "memory" not in target:
@@ -322,7 +323,7 @@ def _name_of(plan: p.Node, target: dict[str, Any]) -> str:
 
 def fingerprint(plan: p.Node, emit: str, start: Any, target: dict[str, Any]) -> str:
     """Return a text that is the same for the same query, and for no other."""
-    parts = [*p.describe(plan), emit, str(start), str(sorted(target.items()))]
+    parts = [*_lines(plan, emit), str(start), str(sorted(target.items()))]
     parts += [source.scan.log.stream for source in p.sources_of(plan)]
     parts += list(_contents(plan))
     return f"{checksum(chr(10).join(parts).encode()):016x}"
@@ -349,8 +350,12 @@ def _code_text(code: Any) -> str:
     return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
-def _another(known: Spec, lines: list[str], emit: str, target: dict[str, Any]) -> QueryError:
-    now = [*lines, f"emit {emit}"]
+def _lines(plan: p.Node, emit: str) -> list[str]:
+    columns = [f"column {n} {kind}" for n, kind in plan.schema.items() if n not in SYSTEM_FIELDS]
+    return [*p.describe(plan), *columns, f"emit {emit}"]
+
+
+def _another(known: Spec, now: list[str], target: dict[str, Any]) -> QueryError:
     was = known.lines
     gone = [
         f"  - {line.strip()}" for line in was if line not in now and not line.startswith("start")

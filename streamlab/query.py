@@ -305,6 +305,11 @@ class Querying:
 
     def _join_table(self, left: p.Node, table: Any, keys: tuple[str, ...], how: str) -> Query:
         scan = table._table_scan
+        if not p.appended(left):
+            raise QueryError(
+                "a table is taken as it was when a row was appended, and the result of a window was not",
+                hint="join before the window, or run it into a stream: lab['out'].join(table, on=...)",
+            )
         if set(keys) != set(table.key):
             raise QueryError(
                 f"a table is joined by its key, {', '.join(table.key)}; got on={', '.join(keys)}"

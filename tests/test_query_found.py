@@ -156,6 +156,108 @@ def test_results_are_wanted_from_the_start_on_whatever_comes_before_the_first_ro
     assert lab["out"].to_polars()["n"].to_list() == [5, 5]
 
 
+# -- results -------------------------------------------------------------------------------------
+
+
+def test_a_sliding_window_sees_each_row_of_a_join_once(stream):
+    """Rows that a frame has made two of have one offset, and are two rows all the same."""
+    frame = pl.DataFrame({"k": ["a", "a"], "v": [1, 2]})
+    joined = stream.join(frame, on="k").window(sl.sliding("3s"), by="k")
+    found = joined.agg(n=pl.len(), last=pl.col("v").last(), m=pl.col("v").median()).collect("final")
+    assert found["n"].to_list()[:6] == [2, 2, 4, 4, 4, 4]
+    assert found["last"].to_list() == [2] * found.height
+    assert found["m"].to_list() == [1.5] * found.height
+
+
+def test_rows_that_a_join_multiplies_are_late_once(lab):
+    """rows_in = accepted + rows_late, also where one late row has become several."""
+    stream = lab.create("events", later(0, 10).vstack(later(0, 5)), time="ts")
+    frame = pl.DataFrame({"k": ["a", "a", "a"]})
+    query = stream.join(frame, on="k").window(sl.tumbling("5s")).agg(n=pl.len())
+    progress = query.run("out").wait(10).stop().progress
+    assert (progress.rows_in, progress.rows_late) == (15, 5)
+
+
+def test_a_table_whose_first_deletion_comes_while_a_job_runs(lab, stream):
+    """A deleted key is no row of the table, also for a job that began before there was a deletion."""
+    ref = lab.create("ref", {"k": ["a"], "v": [1]}, key="k")
+    job = stream.join(ref.table(), on="k").run("out").wait(10)
+    stream.append(later(100, 1))
+    job.wait(10)
+    ref.delete("a")
+    stream.append(later(101, 2))
+    job.wait(10)
+    assert lab["out"].to_polars()["v"].to_list() == [1]
+
+
+def test_late_rows_of_a_join_may_have_other_types(lab, stream):
+    """Both sides' late rows are told, whatever their columns are."""
+    times = [BASE + dt.timedelta(seconds=n) for n in (50, 0)]
+    other = pl.DataFrame({"ts": times, "k": ["a", "a"], "i": ["x", "y"]})
+    right = lab.create("other", other.cast({"ts": pl.Datetime("ms", "UTC")}), time="ts")
+    stream.append(later(3, 1))
+    late = stream.join(right, on="k", within=("-1s", "1s")).late()
+    assert late["i"].to_list() == [0, None]
+    assert late["i_right"].to_list() == [None, "y"]
+
+
+def test_open_windows_after_a_join_hold_no_late_rows(lab):
+    """A left row that waits and will be late for its window is not shown in it."""
+    left = lab.create("left", later(0, 10).vstack(later(0, 1)), time="ts")
+    right = lab.create("right", later(0, 1).drop("i"), time="ts")
+    query = left.join_asof(right, by="k").window(sl.tumbling("5s")).agg(n=pl.len())
+    assert query.collect()["n"].to_list() == [5, 5]
+    right.advance("end")
+    left.advance("end")
+    with pytest.warns(UserWarning, match="1 of 12 rows"):
+        assert query.collect("final")["n"].to_list() == [5, 5]
+
+
+def test_top_is_per_window_also_where_the_end_of_the_window_is_dropped(stream):
+    """Cumulative windows that begin together are told apart by their ends, however they close."""
+    counts = stream.window(sl.cumulative("1m", "10s"), by="k").agg(n=pl.len())
+    best = counts.select("k", "window_start", "n").top(1, "n")
+    assert best.collect("final").height == counts.top(1, "n").collect("final").height == 9
+
+
+def test_a_table_is_joined_to_rows_of_a_stream_only(lab, stream):
+    """The result of a window was never appended: it meets no state of the table."""
+    ref = lab.create("ref", {"k": ["a"], "v": [1]}, key="k")
+    with pytest.raises(
+        sl.QueryError, match=r"(?s)result of a window was not.*run it into a stream"
+    ):
+        counting(stream).join(ref.table(), on="k")
+
+
+def test_windows_over_partial_windows_are_partial(stream):
+    """Two steps say `_partial` where one step would; a sliding window says it too."""
+    view = stream.offsets(35, 90)
+    once = view.window(sl.tumbling("20s")).agg(n=pl.len())
+    inner = view.window(sl.tumbling("10s")).agg(n=pl.len())
+    twice = inner.window(sl.tumbling("20s")).agg(n=pl.col("n").sum().cast(pl.UInt32))
+    assert twice.collect().equals(once.collect())
+    assert once.collect()["_partial"].to_list() == [True, False, False, False]
+    sliding = view.window(sl.sliding("10s")).agg(n=pl.len()).collect()
+    assert sliding["_partial"].to_list() == [True] * 9 + [False] * 46
+
+
+def test_columns_that_a_stream_gets_while_a_job_runs_are_not_the_querys(lab, stream):
+    """An evolved stream goes through running jobs of every kind; a query made anew has them."""
+    queries = {
+        "rows": stream.filter(pl.col("i") >= 0),
+        "sliding": stream.window(sl.sliding("5s")).agg(n=pl.len()),
+        "joined": stream.join_asof(stream, by="k"),
+    }
+    jobs = [query.run(name).wait(10) for name, query in queries.items()]
+    more = later(100, 10).with_columns(z=pl.lit(1))
+    stream.evolve(more.to_arrow().schema)
+    stream.append(more)
+    for job in jobs:
+        assert job.wait(10).stop().progress.rows_in >= 110
+    with pytest.raises(sl.QueryError, match=r"(?s)another query:\n  \+ column z Int32"):
+        lab["events"].filter(pl.col("i") >= 0).run("rows")
+
+
 # -- mistakes ------------------------------------------------------------------------------------
 
 MISTAKES = [

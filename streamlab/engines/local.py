@@ -31,7 +31,7 @@ from streamlab.engines.rows import (
     sql_step,
 )
 from streamlab.engines.source import SourceReader
-from streamlab.engines.state import Panes, Sessions, Sliding, WindowOperator
+from streamlab.engines.state import GAP, Panes, Sessions, Sliding, WindowOperator
 from streamlab.errors import QueryError
 from streamlab.scan import Scan
 
@@ -55,17 +55,17 @@ def stacked(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Return rows of several kinds below each other; columns that cannot be one get another name."""
     import polars as pl
 
-    try:
-        return pl.concat(frames, how="diagonal_relaxed")
-    except pl.exceptions.SchemaError:
-        first = frames[0].schema
-        other = [
-            f.rename(
-                {n: f"{n}_right" for n, kind in f.schema.items() if first.get(n, kind) != kind}
-            )
-            for f in frames
-        ]
-        return pl.concat(other, how="diagonal_relaxed")
+    first = frames[0].schema
+
+    def fits(name: str, kind: pl.DataType) -> bool:
+        other = first.get(name, kind)
+        return other == kind or (other.is_temporal() and kind.is_temporal())
+
+    others = [
+        frame.rename({n: f"{n}_right" for n, kind in frame.schema.items() if not fits(n, kind)})
+        for frame in frames
+    ]
+    return pl.concat(others, how="diagonal_relaxed")
 
 
 @contextlib.contextmanager
@@ -157,10 +157,10 @@ class _Compiler:
     def _source(self, node: p.Source, root: p.Node) -> tuple[None, pl.DataFrame, int]:
         index = len(self.sources)
         wanted = None if self.everything else self.columns.get(id(node))
-        names = None if wanted is None else [c for c in node.schema if c in wanted]
+        kinds = {c: kind for c, kind in node.schema.items() if wanted is None or c in wanted}
         appended = _has_table_join(root)
         start = None if self.starts is None else self.starts[index]
-        reader = SourceReader(node.scan, names, index, self.width, appended=appended, start=start)
+        reader = SourceReader(node.scan, kinds, index, self.width, appended=appended, start=start)
         self.sources.append(reader)
         self.entries.append((None, 0))
         self._nodes.append(node)
@@ -214,7 +214,10 @@ class _Compiler:
             columns = list(schema)
         else:
             ordered = node.window.kind == "tumbling" and not self._joined(node)
-            how = aggregation(node.columns, schema, ordered=ordered)
+            asked = list(node.columns)
+            if "_partial" in schema:
+                asked.append(_any_gap())
+            how = aggregation(asked, schema, ordered=ordered)
             columns = [name for name in schema if name in how.columns]
         made: Any
         if node.window.kind == "session":
@@ -234,8 +237,11 @@ class _Compiler:
 
     def _edge(self, node: p.Node) -> int | None:
         """Return the time before which rows may be missing on the left, None if none are."""
-        if self._joined(node) or any(isinstance(o, WindowOperator) for o in self.operators):
+        if self._joined(node):
             return None
+        below = [o.edge for o in self.operators if isinstance(o, WindowOperator)]
+        if below:
+            return below[-1]
         if not isinstance(self.given_edge, str):
             return self.given_edge
         source = self.sources[-1]
@@ -273,6 +279,12 @@ class _Compiler:
             return _on_time(pl.concat(frames), again.delay)
 
         return read
+
+
+def _any_gap() -> pl.Expr:
+    import polars as pl
+
+    return pl.col("_partial").any().alias(GAP)
 
 
 def _on_time(frame: pl.DataFrame, delay: int) -> pl.DataFrame:

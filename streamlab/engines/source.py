@@ -7,7 +7,7 @@ through; batches may be cut anywhere, and nothing that follows depends on where.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,13 @@ class SourceReader:
     """Reads a scan from some offset on, a batch at a time, and knows how far it has come."""
 
     def __init__(
-        self, scan: Scan, columns: Sequence[str] | None, index: int, width: int, *,
+        self, scan: Scan, columns: Mapping[str, Any], index: int, width: int, *,
         appended: bool = False, start: int | None = None,
     ) -> None:  # fmt: skip
         self.scan = scan
         self.index, self.width = index, width
         self.appended = appended
-        self.columns = columns
+        self.columns = columns  # those of the query, whatever the stream has by now
         snapshot = scan.fix()
         self.first = snapshot.start
         self.position = snapshot.start if start is None else start
@@ -98,7 +98,7 @@ class SourceReader:
     def _look(self, snapshot: Snapshot) -> None:
         """Take what there is from here on."""
         self.snapshot = snapshot
-        self.names = list(snapshot.schema.names) if self.columns is None else list(self.columns)
+        self.names = list(self.columns)
         self.schema = pa.schema([snapshot.schema.field(name) for name in self.names])
         read = list(self.names)
         if self.time_column and self.time_column not in read:
@@ -242,6 +242,8 @@ class SourceReader:
         table = pa.Table.from_batches(found, self._read_schema).select(self.names)
         frame = pl.from_arrow(table) if self.names else pl.DataFrame()
         assert isinstance(frame, pl.DataFrame)
+        if frame.schema != self.columns:  # a type was widened since
+            frame = frame.cast(pl.Schema(self.columns))
         offsets = np.arange(*span, dtype=np.int64) if span else np.empty(0, np.int64)
         hidden = [pl.Series(TIME, times), pl.Series(BEFORE, before), pl.Series(ORDER, offsets)]
         if self.appended:

@@ -27,7 +27,7 @@ from streamlab.window import Window
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Panes", "Sessions", "Sliding", "WindowOperator", "window_columns"]
+__all__ = ["GAP", "Panes", "Sessions", "Sliding", "WindowOperator", "window_columns"]
 
 PANE = "\0pane"
 OPEN = "\0open"
@@ -36,6 +36,8 @@ END = "\0end"
 FIRST = "\0first"
 LAST = "\0last"
 SESSION = "\0session"
+GAP = "\0gap"
+"""Whether a row of an inner window may lack rows: so may the outer one that it is in."""
 
 Times = npt.NDArray[np.int64]
 
@@ -135,7 +137,8 @@ class WindowOperator(Operator):
         """Return merged groups with window columns in their places; `END` - 1 is their time."""
         import polars as pl
 
-        columns: list[Any] = [*self.by, *window_columns(), *self.how.names]
+        names = [name for name in self.how.names if name != GAP]
+        columns: list[Any] = [*self.by, *window_columns(), *names]
         if self.edge is not None:
             columns.append(self._partial())
         frame = frame.sort(END, START, *self.by, nulls_last=False, maintain_order=True)
@@ -145,8 +148,13 @@ class WindowOperator(Operator):
         import polars as pl
 
         assert self.edge is not None
-        reach = self.window.size if self.window.kind == "session" else 0
-        return (pl.col(START) <= self.edge + reach - (reach > 0)).alias("_partial")
+        if self.window.kind == "sliding":
+            lacking = pl.col(TIME) - self.window.size < self.edge
+        else:
+            reach = self.window.size if self.window.kind == "session" else 0
+            lacking = pl.col(START) <= self.edge + reach - (reach > 0)
+        inner = pl.col(GAP) if GAP in self.how.names else pl.lit(value=False)
+        return (lacking | inner).alias("_partial")
 
     def _by_sql(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return what an SQL statement makes of the rows of windows, in order."""
@@ -328,7 +336,7 @@ class Panes(WindowOperator):
         other.last_ends, other.on_late = dict(self.last_ends), None
         if rows and rows[0].height:
             width = len(next(iter(self.panes.values()), ()))
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width))
+            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width, FOREVER))
         return self.placed(other._results(FOREVER))
 
     def since(self) -> Since | None:
@@ -529,7 +537,7 @@ class Sessions(_ByTime):
             width = (
                 0 if self.open is None else sum(c.startswith("\0since") for c in self.open.columns)
             )
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1)))
+            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1), FOREVER))
         return self.placed(other._close(FOREVER, ())[0])
 
     def since(self) -> Since | None:
@@ -598,9 +606,17 @@ class Sliding(_ByTime):
     def _nothing(self) -> pl.DataFrame:
         import polars as pl
 
-        return self.template.with_columns(
-            [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
+        return self._told(
+            self.template.with_columns(
+                [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
+            )
         )
+
+    def _told(self, found: pl.DataFrame) -> pl.DataFrame:
+        """Return results that say whether they may lack rows, where some may."""
+        if self.edge is None:
+            return found
+        return found.with_columns(self._partial()).drop(GAP, strict=False)
 
     def _results(self, held: pl.DataFrame, ready: pl.Expr) -> pl.DataFrame:
         """Return the rows that were not given out and are ready, with their aggregates."""
@@ -612,8 +628,7 @@ class Sliding(_ByTime):
             return self._nothing()
         found = self._rolled(held) if self.by_rolling else self._paired(chosen, held)
         values = chosen.join(found, on="\0row", how="left", maintain_order="left")
-        done: pl.DataFrame = self.how.cast(values.select(*self.template.columns, *self.how.names))
-        return done
+        return self._told(self.how.cast(values.select(*self.template.columns, *self.how.names)))
 
     def _numbered(self, held: pl.DataFrame) -> pl.DataFrame:
         """Return rows with a number, and one for their key: joins do not take NaN for NaN."""
@@ -654,13 +669,15 @@ class Sliding(_ByTime):
         other = copy.copy(self)
         other.on_late = None
         if rows and rows[0].height:
-            new = rows[0].with_columns(pl.lit(value=False).alias("\0done"))
+            taken = other.on_time(Batch(rows[0], NEVER, (), FOREVER)).drop(OPEN)
+            new = taken.with_columns(pl.lit(value=False).alias("\0done"))
             other.held = (
                 new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
             )
         if other.held is None:
             return self._nothing()
-        return other._results(other.held, pl.lit(value=True))
+        found = other._results(other.held, pl.lit(value=True))
+        return found.with_columns(pl.lit(self.mark, pl.Int64).alias(BEFORE))
 
     def since(self) -> Since | None:
         """Return the earliest offsets that the held rows rest on."""
