@@ -7,7 +7,7 @@ words what a query does, how, what it holds and whom it waits for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from streamlab import plan as p
 from streamlab.aggregate import aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_duration, format_instant, parse_instant
-from streamlab.engines.batch import BEFORE, ORDER, TIME
+from streamlab.engines.batch import BEFORE, ORDER, TIME, watermark
 from streamlab.engines.local import Runner, visible
 from streamlab.engines.state import WindowOperator, marks_of
 from streamlab.errors import QueryError
@@ -227,16 +227,14 @@ def _how(node: p.Node) -> list[str]:
             else "no time column: event time is append time"
         )
         lines.append(f"{source.name}: {time}, delay {format_duration(info.delay)}")
-    stack: list[p.Node] = [node]
-    while stack:
-        step = stack.pop()
-        stack.extend(p.inputs_of(step))
+    for step in _steps(node):
         if isinstance(step, p.WindowSqlStep):
             lines.append(f"{step.window}: recomputed by DuckDB over a window's rows when it closes")
         elif isinstance(step, p.Aggregate):
             how = aggregation(step.columns, step.input.schema)
+            part = "session" if step.window.kind == "session" else "key and pane"
             what = (
-                "incremental: partial results per key and pane, merged when a window closes"
+                f"incremental: partial results per {part}, merged when a window closes"
                 if how.splits
                 else f"recomputed over a window's rows when it closes, because {how.reason}"
             )
@@ -246,17 +244,35 @@ def _how(node: p.Node) -> list[str]:
     return lines
 
 
+def _steps(node: p.Node) -> Iterator[p.Node]:
+    for other in p.inputs_of(node):
+        yield from _steps(other)
+    yield node
+
+
 def _awaited(runner: Runner) -> list[str]:
     """Say what has to happen for the next result."""
-    windows = [o for o in runner.operators if isinstance(o, WindowOperator)]
-    if not windows:
+    if not runner.stateful:
         return []
-    slow = min(range(len(runner.sources)), key=lambda i: runner.sources[i].stream_time)
-    name, at = runner.names[slow], runner.sources[slow].stream_time
+    if all(source.scan.fixed is not None for source in runner.sources):
+        return [
+            'the view ends here and nothing more will come; collect(emit="all") shows what is open'
+        ]
+    marks = [watermark(s.stream_time, s.scan.info().delay) for s in runner.sources]
+    slow = min(range(len(marks)), key=marks.__getitem__)
+    name, at, job = (
+        runner.names[slow],
+        runner.sources[slow].stream_time,
+        runner.sources[slow].scan.info().job,
+    )
     if at == FOREVER:
         return ["the input has ended: every window is closed"]
     if at == NEVER:
         return [f"{name} has no rows yet: nothing can close before it has"]
+    if any(isinstance(o, WindowOperator) and o.late_delay == FOREVER for o in runner.operators):
+        return [f'the delay is "inf": results come at the end, lab["{name}"].advance("end")']
     who = f"{name}, which has come to {format_instant(at)}"
-    hint = f'lab["{name}"].advance(...) moves it without a row'
-    return [f"the next result waits for {who}: a later row or a heartbeat moves it on; {hint}"]
+    moves = (
+        f'job "{job}" moves it on' if job else f'lab["{name}"].advance(...) moves it without a row'
+    )
+    return [f"the next result waits for {who}: a later row or a heartbeat moves it on; {moves}"]

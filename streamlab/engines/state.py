@@ -114,6 +114,11 @@ class WindowOperator(Operator):
             self.on_late(gone.drop(OPEN).with_columns(mark, by_how_much))
         return frame.filter(~mask)
 
+    def _when(self, end: int) -> str:
+        if self.late_delay == FOREVER:
+            return 'only when advance("end") ends the stream'
+        return f"when stream time reaches {format_instant(end + self.late_delay)}"
+
     # -- giving out --------------------------------------------------------------------------
 
     def give(self, frame: pl.DataFrame, stream_time: int, since: Since) -> Batch:
@@ -346,14 +351,13 @@ class Panes(WindowOperator):
 
     def report(self) -> list[str]:
         """Return what is open and what closes next."""
-        held = f"{self.store.height:,} {'partial results' if self.incremental else 'rows'} held"
+        kind = "partial result" if self.incremental else "row"
+        held = f"{self.store.height:,} {kind}{'s' * (self.store.height != 1)} held"
         count = len(self._pairs(FOREVER)[[START, END]].unique()) if self.panes else 0
         lines = [f"{count:,} window{'s' * (count != 1)} open, {held}{self.store.where}"]
         if self.panes and self.next_end != FOREVER:
-            at = self.next_end + (0 if self.late_delay == FOREVER else self.late_delay)
             lines.append(
-                f"the next window ends {format_instant(self.next_end)} and closes when stream time "
-                f"reaches {'its end by advance' if self.late_delay == FOREVER else format_instant(at)}"
+                f"the next window ends {format_instant(self.next_end)} and closes {self._when(self.next_end)}"
             )
         return lines
 
@@ -554,9 +558,7 @@ class Sessions(_ByTime):
         return [
             f"{self.open.height:,} sessions open"
             + ("" if self.incremental else f", {self.rows.height:,} rows held{self.rows.where}"),
-            f"the next one ends {format_instant(end)} if nothing comes, and closes "
-            + ("by advance only" if self.late_delay == FOREVER
-               else f"when stream time reaches {format_instant(end + self.late_delay)}"),
+            f"the next one ends {format_instant(end)} if nothing comes, and closes {self._when(end)}",
         ]  # fmt: skip
 
 
