@@ -88,7 +88,7 @@ def obstacle(node: Node) -> str | None:
     if kind == "Cast":
         return obstacle(content["expr"])
     if kind in ("BinaryExpr", "Ternary"):
-        return obstacle([part for part in content.values() if isinstance(part, dict | list)])
+        return obstacle([p for p in content.values() if isinstance(p, dict | list) or p == "Len"])
     if kind == "Eval" and content.get("variant") in ("List", "Array"):
         return obstacle(content["expr"])
     if kind == "Function":
@@ -291,7 +291,8 @@ def aggregation(
     try:
         found = frame.group_by("\0g").agg(narrow).drop("\0g").collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise QueryError(f"these aggregations do not fit the rows: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise QueryError(f"these aggregations do not fit the rows: {reason}") from error
     columns: set[str] = set()
     for expression in single:
         columns.update(expression.meta.root_names())
@@ -494,7 +495,10 @@ class _Splitter:
             return
         place = f"{p}o"
         edge = pl.col(ORDER).min() if kind == "First" else pl.col(ORDER).max()
-        self.partials += [getattr(x.sort_by(ORDER), name)().alias(p), edge.alias(place)]
+        self.partials += [
+            getattr(x.sort_by(ORDER, maintain_order=True), name)().alias(p),
+            edge.alias(place),
+        ]
         far = pl.col(place).min() if kind == "First" else pl.col(place).max()
         self.merges += [getattr(pl.col(p).sort_by(place), name)().alias(p), far.alias(place)]
         self.values.append(pl.col(p).alias(v))

@@ -34,6 +34,8 @@ Instant = dt.datetime | dt.date | str
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
+LONGEST_US = 36_500_000 * 86_400_000_000  # 100,000 years: sums of times and lengths fit 64 bits
+
 UNITS_US = {
     "us": 1,
     "µs": 1,
@@ -62,6 +64,7 @@ def parse_duration(value: Any, *, what: str = "duration") -> int:
     """
     if hasattr(value, "item") and not isinstance(value, dt.timedelta):  # numpy.timedelta64
         value = value.item()
+    micros: float
     if isinstance(value, dt.timedelta):
         micros = value // dt.timedelta(microseconds=1)
     elif isinstance(value, str):
@@ -73,7 +76,10 @@ def parse_duration(value: Any, *, what: str = "duration") -> int:
         )
     if micros < 0:
         raise InvalidDuration(f"{what} {value!r} is negative", hint=_WRITE)
-    return micros
+    if micros > LONGEST_US:
+        hint = 'delay="inf" waits for ever' if what == "delay" else _WRITE
+        raise InvalidDuration(f"{what} {value!r} is more than 100,000 years", hint=hint)
+    return round(micros)
 
 
 def parse_delay(value: Any) -> int:
@@ -85,13 +91,13 @@ def parse_delay(value: Any) -> int:
     return FOREVER if value == "inf" else parse_duration(value, what="delay")
 
 
-def _parse_text(text: str, what: str) -> int:
+def _parse_text(text: str, what: str) -> float:
     stripped = text.strip()
     iso = _ISO.fullmatch(stripped)
     if iso and any(iso.groups()):
         weeks, days, hours, minutes, seconds = (float(group or 0) for group in iso.groups())
         total = ((weeks * 7 + days) * 24 + hours) * 3600 + minutes * 60 + seconds
-        return round(total * 1_000_000)
+        return total * 1_000_000
     position, micros = 0, 0.0
     while part := _PART.match(stripped, position):
         number, unit = part.groups()
@@ -102,10 +108,14 @@ def _parse_text(text: str, what: str) -> int:
     if not stripped or position != len(stripped):
         unit = stripped[position:].lstrip("0123456789.")
         raise InvalidDuration(f"{what} {text!r} is not a length of time", hint=_hint(unit))
-    return round(micros)
+    return micros
 
 
 def _hint(unit: str) -> str:
+    if unit in {"infinity", "Infinity", "Inf", "INF", "inf"}:
+        return 'write delay="inf" to wait for ever'
+    if unit.startswith("-"):
+        return "a length of time is positive; within=(low, high) of a join takes negative ones"
     if unit in {"M", "mo", "q", "y", "month", "months", "year", "years", "Y"}:
         return f'{unit!r} is a calendar unit, or a minute spelt wrongly: write "1m" for a minute, "30d" for days'
     if unit in {"min", "minute", "minutes"}:

@@ -93,6 +93,7 @@ class Spec:
     lines: list[str]
     digest: str
     wanted: list[int]
+    times: list[int]
     reading: list[int]
     edge: int | None = None  # rows at or before this time may have been missing from the first
     generation: int = 1
@@ -250,7 +251,11 @@ class Job:
         status = "stopped"
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - an error ends the job, not the kernel
+        except BaseException as caught:  # noqa: BLE001 - an error ends the job, not the kernel
+            error = caught
+            if not isinstance(error, Exception):  # sys.exit(), or a panic of a library
+                error = QueryError(f"{type(caught).__name__}: {caught}")
+                error.__cause__ = caught
             error.__notes__ = [*getattr(error, "__notes__", []), f'in job "{self.name}"']
             self.error, status = error, "failed"
             self._trace = traceback.format_exc()
@@ -361,12 +366,14 @@ class Job:
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
+        times = self._spec.times if state is None else state["stream_times"]
         if state is not None:
             self._check_history(state)
-        runner = Runner(self._plan, starts=starts, stops=stops, edge=self._spec.edge, raw=True)
-        while runner.step() is not None:
-            if self._stop.is_set():
-                break
+        runner = Runner(
+            self._plan, starts=starts, stops=stops, times=times, edge=self._spec.edge, raw=True
+        )
+        while not self._stop.is_set() and runner.step() is not None:
+            pass
         self._emission = emission(runner)
         if state is not None:
             self._emission.resume()
@@ -375,15 +382,15 @@ class Job:
         self._base = {name: base - getattr(runner, name) for name, base in self._base.items()}
         self._runner = runner
         self._placed = self._state(runner)
-        if state is not None and state.get("pinned"):
-            self._again(runner, state["pinned"])
+        if state is not None and state.get("pinned") and not self._stop.is_set():
+            self._again(runner, *state["pinned"])
         return runner
 
-    def _again(self, runner: Runner, pinned: list[int]) -> None:
+    def _again(self, runner: Runner, pinned: list[int], times: list[int]) -> None:
         """Deliver the epoch again that was pinned and perhaps not delivered."""
         import polars as pl
 
-        runner.look(pinned)
+        runner.look(pinned, times)
         frames = []
         while (frame := runner.step()) is not None:
             frames.append(self._emission.take(frame))

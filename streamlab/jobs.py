@@ -27,6 +27,8 @@ from streamlab.job import Job, Spec
 from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
+from streamlab.schema import SYSTEM_FIELDS
+from streamlab.settings import Settings
 from streamlab.sinks import (
     DuckDB,
     DuckDBSink,
@@ -121,27 +123,28 @@ class Jobs(Mapping[str, Job]):
         """
         self._lab._writable()
         target = _target_of(into)
-        name = name or _name_of(plan, target)
-        check_name(name, [])
+        digest = fingerprint(plan, emit, start, target)
         with self._lock:
+            name = name or self._free_name(_name_of(plan, target), digest, target)
+            check_name(name, [])
+            if "stream" in target:  # refused before anything is remembered
+                _time_of(plan, emit, list(plan.schema))
+                self._own(target["stream"], name)
             running = self._running.get(name)
-            known = self._remembered(name)
-            digest = fingerprint(plan, emit, start, target)
-            if "stream" in target:
-                _time_of(plan, emit, list(plan.schema))  # refused before anything is remembered
-            if known is not None and known.digest != digest and not restart:
-                raise _another(known, p.describe(plan), emit, target)
+            same = self._same(name, plan, emit, target, digest, restart=restart)
             if running is not None and running.status == "running":
-                if not restart:
+                if not restart and same:
                     return running
                 running.stop()
-            if restart and known is not None:
-                self._forget(known, into)
-            if known is None or restart:
-                known = self._remember(name, plan, target, emit, start, digest, known)
             lock = FileLock(self._folder / f"{name}.lock", f'job "{name}"')
-            lock.acquire(10.0)
+            lock.acquire(10.0)  # another process may have it: nothing is changed before
             try:
+                self._same(name, plan, emit, target, digest, restart=restart)
+                known = self._remembered(name)
+                if restart and known is not None:
+                    self._forget(known, into)
+                if known is None or restart:
+                    known = self._remember(name, plan, target, emit, start, digest, known)
                 sink = self._sink(known, plan, into)
             except BaseException:
                 lock.release()
@@ -149,6 +152,55 @@ class Jobs(Mapping[str, Job]):
             job = Job(known, plan, sink, lock, follow=follow)
             self._running[name] = job
             return job._begin()
+
+    def _free_name(self, name: str, digest: str, target: dict[str, Any]) -> str:
+        """Return a name; several queries whose results are held in memory are numbered."""
+        number, found = 1, name
+        while "memory" in target and found in self._running:
+            if self._running[found]._spec.digest == digest:
+                break
+            number += 1
+            found = f"{name}-{number}"
+        return found
+
+    def _own(self, stream: str, name: str) -> None:
+        """See that a stream, if there is one, is the result of this job.
+
+        Raises:
+            StreamExists: it is another job's, or nobody's.
+        """
+        if stream not in self._lab:
+            return
+        owner = self._lab[stream]._info.job
+        if owner is None:
+            raise StreamExists(
+                f'there is a stream "{stream}" already that is not the result of job "{name}"',
+                hint="choose another name for the results",
+            )
+        if owner != name:
+            raise StreamExists(
+                f'stream "{stream}" is the result of job "{owner}", not the result of job "{name}"',
+                hint=f'run(..., name="{owner}") is that job; another stream name makes a new one',
+            )
+
+    def _same(
+        self, name: str, plan: p.Node, emit: str, target: dict[str, Any], digest: str, *,
+        restart: bool,
+    ) -> bool:  # fmt: skip
+        """Whether a job of this name is this query; there may be none.
+
+        Raises:
+            QueryError: it is another one, and that is not to begin anew.
+        """
+        running = self._running.get(name)
+        known = self._remembered(name)
+        if known is None and running is not None and running.status == "running":
+            known = running._spec
+        if known is None or known.digest == digest:
+            return known is not None
+        if not restart:
+            raise _another(known, _lines(plan, emit), target)
+        return False
 
     def _remembered(self, name: str) -> Spec | None:
         path = self._folder / f"{name}.json"
@@ -163,11 +215,11 @@ class Jobs(Mapping[str, Job]):
         self, name: str, plan: p.Node, target: dict[str, Any], emit: str, start: Any, digest: str,
         before: Spec | None,
     ) -> Spec:  # fmt: skip
-        wanted, reading = begin_at(plan, start)
+        wanted, times, reading = begin_at(plan, start)
         generation = 1 if before is None else before.generation + 1
         spec = Spec(
-            name, target, emit, [*p.describe(plan), f"emit {emit}", f"start {start}"], digest,
-            wanted, reading, Runner(plan).edge, generation, time.time(),
+            name, target, emit, [*_lines(plan, emit), f"start {start}"], digest,
+            wanted, times, reading, Runner(plan).edge, generation, time.time(),
         )  # fmt: skip
         if "memory" not in target:
             with contextlib.suppress(FileExistsError):
@@ -184,12 +236,14 @@ class Jobs(Mapping[str, Job]):
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(state)
         stream = known.into.get("stream")
-        if stream and stream in self._lab:
-            old = self._lab[stream]
-            self._lab.create(f"{stream}.generation-{known.generation}", old, time=old.time)
+        if stream and stream in self._lab and self._lab[stream]._info.job == known.name:
+            old, beside = self._lab[stream], f"{stream}.generation-{known.generation}"
+            if beside in self._lab:  # a restart that was killed had come so far
+                self._lab.drop(beside)
+            self._lab.create(beside, old, time=old.time, settings=Settings(max_ahead=None))
             self._lab.drop(stream)
         if isinstance(into, DuckDB):
-            DuckDBSink(into, known.name, known.digest).forget()
+            DuckDBSink(into, known.name, known.digest).forget(known.generation)
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(self._folder / f"{known.name}.json")
 
@@ -212,12 +266,6 @@ class Jobs(Mapping[str, Job]):
             delay = _delay_text(runner.delay)
             self._lab._derived(name, schema, time_column, delay, spec.name)
         stream = self._lab[name]
-        owner = stream._info.job
-        if owner != spec.name:
-            raise StreamExists(
-                f'there is a stream "{name}" already that is not the result of job "{spec.name}"',
-                hint="choose another name for the results",
-            )
         return StreamSink(stream, time_column)
 
 
@@ -275,7 +323,7 @@ def _name_of(plan: p.Node, target: dict[str, Any]) -> str:
 
 def fingerprint(plan: p.Node, emit: str, start: Any, target: dict[str, Any]) -> str:
     """Return a text that is the same for the same query, and for no other."""
-    parts = [*p.describe(plan), emit, str(start), str(sorted(target.items()))]
+    parts = [*_lines(plan, emit), str(start), str(sorted(target.items()))]
     parts += [source.scan.log.stream for source in p.sources_of(plan)]
     parts += list(_contents(plan))
     return f"{checksum(chr(10).join(parts).encode()):016x}"
@@ -302,8 +350,12 @@ def _code_text(code: Any) -> str:
     return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
-def _another(known: Spec, lines: list[str], emit: str, target: dict[str, Any]) -> QueryError:
-    now = [*lines, f"emit {emit}"]
+def _lines(plan: p.Node, emit: str) -> list[str]:
+    columns = [f"column {n} {kind}" for n, kind in plan.schema.items() if n not in SYSTEM_FIELDS]
+    return [*p.describe(plan), *columns, f"emit {emit}"]
+
+
+def _another(known: Spec, now: list[str], target: dict[str, Any]) -> QueryError:
     was = known.lines
     gone = [
         f"  - {line.strip()}" for line in was if line not in now and not line.startswith("start")

@@ -7,7 +7,7 @@ words what a query does, how, what it holds and whom it waits for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from streamlab import plan as p
 from streamlab.aggregate import aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_duration, format_instant, parse_instant
-from streamlab.engines.batch import BEFORE, ORDER, TIME
+from streamlab.engines.batch import BEFORE, ORDER, TIME, watermark
 from streamlab.engines.local import Runner, visible
 from streamlab.engines.state import WindowOperator, marks_of
 from streamlab.errors import QueryError
@@ -65,12 +65,13 @@ def trace(node: p.Node, keys: Mapping[str, Any]) -> pl.DataFrame:
         if name in keys and not sliding
     }
     equal = {name: value for name, value in keys.items() if name not in bounds}
+    _check_types(equal, inside.schema)
     runner = Runner(inside, raw=True)
     taken = []
     for frame in [runner.empty, *runner.drain()]:
         rows = _on_time(frame, step, runner.delay)
         if not sliding:
-            rows = rows.filter(_equal(equal, step.by))
+            rows = rows.filter(_equal(equal))
         if bounds and step.window.kind != "session":
             rows = _inside(rows, step.window, bounds)
         taken.append(rows)
@@ -82,12 +83,28 @@ def trace(node: p.Node, keys: Mapping[str, Any]) -> pl.DataFrame:
     return _originals(inside, rows.sort(ORDER))
 
 
-def _equal(equal: Mapping[str, Any], by: tuple[str, ...]) -> pl.Expr:
+def _equal(equal: Mapping[str, Any]) -> pl.Expr:
     import polars as pl
 
     terms = [pl.col(name).eq_missing(pl.lit(value)) for name, value in equal.items()]
-    del by
     return pl.all_horizontal(terms) if terms else pl.lit(value=True)
+
+
+def _check_types(equal: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """See that each value can be compared with its column.
+
+    Raises:
+        QueryError: one cannot.
+    """
+    import polars as pl
+
+    for name, value in equal.items():
+        try:
+            pl.DataFrame(schema={name: schema[name]}).filter(_equal({name: value}))
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise QueryError(
+                f"trace: the key {name!r} is {schema[name]}; {value!r} cannot be one of its values"
+            ) from error
 
 
 def _on_time(frame: pl.DataFrame, step: p.Aggregate | p.WindowSqlStep, delay: int) -> pl.DataFrame:
@@ -148,7 +165,7 @@ def _reach(
 ) -> pl.DataFrame:
     import polars as pl
 
-    chosen = rows.filter(_equal(equal, ()))
+    chosen = rows.filter(_equal(equal))
     if chosen.height != 1:
         raise QueryError(
             f"trace of a sliding window names one row; {chosen.height} fit",
@@ -156,7 +173,7 @@ def _reach(
         )
     at = int(chosen[TIME][0])
     near = rows.filter((pl.col(TIME) > at - step.window.size) & (pl.col(TIME) <= at))
-    return near.filter(_equal({name: chosen[name][0] for name in step.by}, step.by))
+    return near.filter(_equal({name: chosen[name][0] for name in step.by}))
 
 
 def _originals(inside: p.Node, rows: pl.DataFrame) -> pl.DataFrame:
@@ -210,16 +227,14 @@ def _how(node: p.Node) -> list[str]:
             else "no time column: event time is append time"
         )
         lines.append(f"{source.name}: {time}, delay {format_duration(info.delay)}")
-    stack: list[p.Node] = [node]
-    while stack:
-        step = stack.pop()
-        stack.extend(p.inputs_of(step))
+    for step in _steps(node):
         if isinstance(step, p.WindowSqlStep):
             lines.append(f"{step.window}: recomputed by DuckDB over a window's rows when it closes")
         elif isinstance(step, p.Aggregate):
             how = aggregation(step.columns, step.input.schema)
+            part = "session" if step.window.kind == "session" else "key and pane"
             what = (
-                "incremental: partial results per key and pane, merged when a window closes"
+                f"incremental: partial results per {part}, merged when a window closes"
                 if how.splits
                 else f"recomputed over a window's rows when it closes, because {how.reason}"
             )
@@ -229,17 +244,35 @@ def _how(node: p.Node) -> list[str]:
     return lines
 
 
+def _steps(node: p.Node) -> Iterator[p.Node]:
+    for other in p.inputs_of(node):
+        yield from _steps(other)
+    yield node
+
+
 def _awaited(runner: Runner) -> list[str]:
     """Say what has to happen for the next result."""
-    windows = [o for o in runner.operators if isinstance(o, WindowOperator)]
-    if not windows:
+    if not runner.stateful:
         return []
-    slow = min(range(len(runner.sources)), key=lambda i: runner.sources[i].stream_time)
-    name, at = runner.names[slow], runner.sources[slow].stream_time
+    if all(source.scan.fixed is not None for source in runner.sources):
+        return [
+            'the view ends here and nothing more will come; collect(emit="all") shows what is open'
+        ]
+    marks = [watermark(s.stream_time, s.scan.info().delay) for s in runner.sources]
+    slow = min(range(len(marks)), key=marks.__getitem__)
+    name, at, job = (
+        runner.names[slow],
+        runner.sources[slow].stream_time,
+        runner.sources[slow].scan.info().job,
+    )
     if at == FOREVER:
         return ["the input has ended: every window is closed"]
     if at == NEVER:
         return [f"{name} has no rows yet: nothing can close before it has"]
+    if any(isinstance(o, WindowOperator) and o.late_delay == FOREVER for o in runner.operators):
+        return [f'the delay is "inf": results come at the end, lab["{name}"].advance("end")']
     who = f"{name}, which has come to {format_instant(at)}"
-    hint = f'lab["{name}"].advance(...) moves it without a row'
-    return [f"the next result waits for {who}: a later row or a heartbeat moves it on; {hint}"]
+    moves = (
+        f'job "{job}" moves it on' if job else f'lab["{name}"].advance(...) moves it without a row'
+    )
+    return [f"the next result waits for {who}: a later row or a heartbeat moves it on; {moves}"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aggregate", "AsofJoin", "Filter", "FrameJoin", "IntervalJoin", "MapBatches", "Node", "Project",
-    "RowSqlStep", "Source", "TableJoin", "Top", "Unique", "WindowSqlStep", "describe", "inputs_of",
+    "RowSqlStep", "Source", "TableJoin", "Top", "Unique", "WindowSqlStep", "appended", "describe", "inputs_of",
     "sources_of", "windowed",
 ]  # fmt: skip
 
@@ -184,6 +184,17 @@ def sources_of(node: Node) -> Iterator[Source]:
         yield node
     for other in inputs_of(node):
         yield from sources_of(other)
+
+
+def appended(node: Node) -> bool:
+    """Whether a plan's rows are rows of a stream, which have an append time."""
+    while not isinstance(node, Source):
+        if isinstance(node, WindowSqlStep):
+            return False
+        if isinstance(node, Aggregate) and node.window.kind != "sliding":
+            return False
+        node = inputs_of(node)[0]
+    return True
 
 
 def windowed(node: Node) -> Aggregate | WindowSqlStep | None:

@@ -7,7 +7,7 @@ are checked and put into a plan, which an engine runs.
 
 from __future__ import annotations
 
-import difflib
+import datetime as dt
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +21,16 @@ from streamlab.engines.local import Runner, right_columns, visible
 from streamlab.errors import QueryError
 from streamlab.scan import Scan
 from streamlab.schema import SYSTEM_FIELDS
+from streamlab.steps import (
+    check_emit,
+    expression_of,
+    fitting,
+    flat,
+    names_of,
+    no_column,
+    same_types,
+    signed,
+)
 from streamlab.window import Window
 
 if TYPE_CHECKING:
@@ -35,58 +45,9 @@ LATE_SHARE = 0.01
 
 Emit = Literal["final", "changes"]
 
-
-def fitting(compute: Callable[[], Any], node: p.Node, what: str) -> Any:
-    """Return what Polars makes of a step's columns.
-
-    Raises:
-        QueryError: a column that is not there, with the nearest ones, or types that do not fit.
-    """
-    import polars as pl
-
-    try:
-        return compute()
-    except pl.exceptions.ColumnNotFoundError as error:
-        missing = str(error).splitlines()[0].strip().split('"')
-        name = missing[1] if len(missing) > 1 else missing[0].split(":")[-1].strip()
-        raise no_column(name, node.schema, what) from error
-    except pl.exceptions.PolarsError as error:
-        raise QueryError(f"{what} does not fit the rows: {str(error).splitlines()[0]}") from error
-
-
-def no_column(name: str, schema: Mapping[str, Any], what: str) -> QueryError:
-    """Return the error for a column that is not there."""
-    near = difflib.get_close_matches(name, list(schema), n=2)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else None
-    hint = hint or f"there are {', '.join(schema)}"
-    return QueryError(f"{what}: there is no column {name!r}", hint=hint)
-
-
-def names_of(value: Any, node: p.Node, what: str) -> tuple[str, ...]:
-    """Return column names that were given as one, several or none.
-
-    Raises:
-        QueryError: one of them is not there, or is no name.
-    """
-    if value is None:
-        return ()
-    import polars as pl
-
-    given = [value] if isinstance(value, str | pl.Expr) else list(value)
-    names = []
-    for one in given:
-        name = one.meta.output_name() if isinstance(one, pl.Expr) and one.meta.is_column() else one
-        if not isinstance(name, str):
-            raise QueryError(
-                f"{what} takes names of columns; got {one!r}",
-                hint="compute it first: .with_columns(k=...).window(..., by='k')",
-            )
-        if name not in node.schema:
-            raise no_column(name, node.schema, what)
-        names.append(name)
-    if len(set(names)) < len(names):
-        raise QueryError(f"{what} names a column twice: {', '.join(names)}")
-    return tuple(names)
+BOUNDS = ("window_start", "window_end", "window_time")
+MARKS = ("_final", "_op", "_partial")
+"""Columns that tell about a row of a result."""
 
 
 class Querying:
@@ -111,8 +72,9 @@ class Querying:
         import polars as pl
 
         node = self._node()
-        terms = [*conditions, *(pl.col(name) == value for name, value in equal.items())]
-        exprs = [e if isinstance(e, pl.Expr) else pl.lit(e) for e in terms]
+        exprs = [expression_of(condition, "filter") for condition in flat(conditions)]
+        exprs += [pl.col(name) == expression_of(v, "filter") if not isinstance(v, str) else pl.col(name) == v
+                  for name, v in equal.items()]  # fmt: skip
         if not exprs:
             raise QueryError("filter takes a condition", hint='filter(pl.col("price") > 0)')
         for expr in exprs:
@@ -142,17 +104,8 @@ class Querying:
         import polars as pl
 
         node, what = self._node(), "with_columns" if keep else "select"
-        flat = [
-            c for given in columns for c in (given if isinstance(given, list | tuple) else [given])
-        ]
-        exprs = [
-            pl.col(c) if isinstance(c, str) else c if isinstance(c, pl.Expr) else pl.lit(c)
-            for c in flat
-        ]
-        exprs += [
-            (e if isinstance(e, pl.Expr) else pl.col(e) if isinstance(e, str) and not keep else pl.lit(e)).alias(name)
-            for name, e in named.items()
-        ]  # fmt: skip
+        exprs = [expression_of(column, what) for column in flat(columns)]
+        exprs += [expression_of(column, what).alias(name) for name, column in named.items()]
         for expr in exprs:
             check_rowwise(expr, what)
         frame = pl.LazyFrame(schema=dict(node.schema))
@@ -193,6 +146,10 @@ class Querying:
         node = self._node()
         if not callable(function):
             raise QueryError(f"map_batches takes a function; got {function!r}")
+        if schema is not None and not isinstance(schema, Mapping):
+            raise QueryError(
+                f"schema maps names to Polars types; got {schema!r}", hint='{"x": pl.Int64}'
+            )
         return self._then(p.MapBatches(node, function, dict(schema or node.schema)))
 
     # -- windows -----------------------------------------------------------------------------
@@ -216,6 +173,12 @@ class Querying:
                 hint='sl.tumbling("1m"), sl.hopping("5m", every="1m"), sl.session("30s"), ...',
             )
         keys = names_of(by, node, "by")
+        for name in keys:
+            if name in (*BOUNDS, *MARKS) and window.kind != "sliding":
+                raise QueryError(
+                    f"by={name!r} has the name of a column of the result",
+                    hint=f"rename it: .with_columns(inner=pl.col({name!r})).window(..., by='inner')",
+                )
         return Windowed(self, node, window, keys, None if delay is None else parse_delay(delay))
 
     def top(self, n: int, order: Any, *, descending: bool = True) -> Query:
@@ -231,7 +194,11 @@ class Querying:
             raise QueryError("top is per window", hint="write it after .window(...).agg(...)")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise QueryError(f"top takes a number of rows; got {n!r}")
-        expr = pl.col(order) if isinstance(order, str) else order
+        expr = expression_of(order, "order")
+        if isinstance(order, list | tuple) or expr.meta.is_literal():
+            raise QueryError(
+                f"order is one column or expression; got {order!r}", hint='top(3, "volume")'
+            )
         check_rowwise(expr, "order")
         frame = pl.LazyFrame(schema=dict(node.schema))
         fitting(frame.select(expr).collect_schema, node, "order")
@@ -267,7 +234,7 @@ class Querying:
         right = _node_of(other, "join_asof")
         keys = names_of(by, left, "by")
         names_of(by, right, "by, on the right side")
-        _same_types(left, right, keys)
+        same_types(left, right, keys)
         limit = None if tolerance is None else parse_duration(tolerance, what="tolerance")
         schema = _joined_schema(left, right, keys)
         return self._then(p.AsofJoin(left, right, keys, limit, schema))
@@ -300,7 +267,10 @@ class Querying:
             return self._join_table(left, other, keys, how)
         if not isinstance(other, pl.DataFrame):
             if not hasattr(other, "__arrow_c_stream__"):
-                raise QueryError(f"join takes a stream, a query, a table or a frame; got {other!r}")
+                raise QueryError(
+                    f"join takes a stream, a query, a table or a frame; got {other!r}",
+                    hint="collect a LazyFrame; pl.DataFrame(...) makes a frame of a dict",
+                )
             other = pl.DataFrame(other)
         lazy = pl.LazyFrame(schema=dict(left.schema)).join(
             other.clear().lazy(), on=list(keys), how=how
@@ -324,8 +294,10 @@ class Querying:
         if how != "inner":
             raise QueryError("a join of two streams is inner", hint="join_asof keeps all left rows")
         names_of(on, right, "on, on the right side")
-        _same_types(left, right, keys)
-        low, high = (_signed(edge) for edge in within)
+        same_types(left, right, keys)
+        if isinstance(within, str) or not hasattr(within, "__len__") or len(within) != 2:
+            raise QueryError(f"within is (low, high); got {within!r}", hint='within=("-5m", "10m")')
+        low, high = (signed(edge) for edge in within)
         if low > high:
             raise QueryError(f"within={within!r} is the wrong way round")
         schema = {**_joined_schema(left, right, keys), "pair_time": pl.Datetime("us", "UTC")}
@@ -333,6 +305,11 @@ class Querying:
 
     def _join_table(self, left: p.Node, table: Any, keys: tuple[str, ...], how: str) -> Query:
         scan = table._table_scan
+        if not p.appended(left):
+            raise QueryError(
+                "a table is taken as it was when a row was appended, and the result of a window was not",
+                hint="join before the window, or run it into a stream: lab['out'].join(table, on=...)",
+            )
         if set(keys) != set(table.key):
             raise QueryError(
                 f"a table is joined by its key, {', '.join(table.key)}; got on={', '.join(keys)}"
@@ -414,7 +391,7 @@ class Querying:
         if not any(isinstance(n, p.Aggregate | p.WindowSqlStep) for n in _walk(node)):
             node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
         counted = []
-        for delay in delays:
+        for delay in [delays] if isinstance(delays, str | dt.timedelta) else delays:
             micros = parse_delay(delay)
             runner = Runner(_delayed(node, micros))
             for _ in runner.drain():
@@ -433,13 +410,21 @@ class Querying:
         """
         import polars as pl
 
-        one, two = self.collect(), other.collect()
+        if not isinstance(other, Querying):
+            raise QueryError(f"compare takes a stream or a query; got {type(other).__name__}")
+        one, two = Query(self._node(), self._jobs).collect(), other.collect()
         if set(one.columns) != set(two.columns):
             missing = set(one.columns) ^ set(two.columns)
             raise QueryError(
                 f"the two queries have different columns: {', '.join(sorted(missing))}"
             )
-        two = two.select(one.columns).cast(one.schema)
+        two = two.select(one.columns)
+        for name, kind in one.schema.items():
+            if two.schema[name] != kind:
+                raise QueryError(
+                    f"the two queries differ in the type of {name!r}: {kind} and {two.schema[name]}",
+                    hint=f"cast one of them: .with_columns(pl.col({name!r}).cast(...))",
+                )
         left, right = _others(one, two), _others(two, one)
         return pl.concat([
             left.with_columns(pl.lit("left").alias("_side")),
@@ -482,8 +467,7 @@ class Querying:
         Raises:
             QueryError: the name belongs to another query; ``restart=True`` begins anew.
         """
-        if emit not in ("final", "changes"):
-            raise QueryError(f'emit is "final" or "changes"; got {emit!r}')
+        check_emit(emit)
         job: Job = self._jobs.start(
             self._node(), into, start=start, emit=emit, follow=follow, name=name, restart=restart
         )
@@ -519,6 +503,7 @@ class Query(Querying):
         """Iterate over results in the foreground, as they come; ends after ``timeout`` idle seconds."""
         from streamlab.engines.run import results
 
+        check_emit(emit)
         return results(self._plan, start, emit, timeout)
 
 
@@ -552,35 +537,34 @@ class Windowed:
         import polars as pl
 
         node = self._input
-        flat = [
-            c for given in columns for c in (given if isinstance(given, list | tuple) else [given])
-        ]
-        exprs = [
-            *flat,
-            *(
-                e.alias(name) if isinstance(e, pl.Expr) else pl.lit(e).alias(name)
-                for name, e in named.items()
-            ),
-        ]
-        if not exprs:
+        given = [*((None, e) for e in flat(columns)), *named.items()]
+        if not given:
             raise QueryError("agg takes aggregates", hint="agg(n=pl.len())")
-        for expr in exprs:
-            if not isinstance(expr, pl.Expr):
+        exprs = []
+        for name, value in given:
+            if not isinstance(value, pl.Expr) and (name is None or isinstance(value, str)):
                 raise QueryError(
-                    f"agg takes Polars expressions; got {expr!r}", hint="agg(n=pl.len())"
+                    f"agg takes Polars expressions; got {value!r}",
+                    hint='agg(n=pl.len(), total=pl.col("size").sum())',
                 )
+            expr = expression_of(value, "agg")
+            exprs.append(expr if name is None else expr.alias(name))
+        for expr in exprs:
             for name in [] if expr.meta.has_multiple_outputs() else expr.meta.root_names():
                 if name not in node.schema:
                     raise no_column(name, node.schema, "agg")
         how = aggregation(exprs, node.schema)
         schema = {**self._keys(), **how.dtypes}
-        taken = [name for name in how.names if name in self._keys()]
+        taken = [n for n in how.names if n in self._keys() or n in MARKS or n in SYSTEM_FIELDS]
         if taken:
             raise QueryError(f"the aggregate {taken[0]!r} has the name of another column of the result",
                              hint=f"agg({taken[0]}_=...)")  # fmt: skip
         return self._query._then(
             p.Aggregate(node, self._window, self._by, self._delay, tuple(exprs), schema)
         )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self!r}: first .agg(...), then .{name}", name=name, obj=self)
 
     def _keys(self) -> dict[str, Any]:
         import polars as pl
@@ -644,28 +628,9 @@ def _node_of(other: Any, what: str) -> p.Node:
     return other._node()
 
 
-def _same_types(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> None:
-    for key in keys:
-        if left.schema[key] != right.schema[key]:
-            raise QueryError(
-                f"key {key!r} is {left.schema[key]} on the left and {right.schema[key]} on the right",
-                hint=f"cast one of them: .with_columns(pl.col({key!r}).cast(...))",
-            )
-
-
 def _joined_schema(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> dict[str, Any]:
     taken = right_columns(list(left.schema), list(right.schema), keys)
     return {**left.schema, **{new: right.schema[old] for old, new in taken.items()}}
-
-
-def _signed(edge: Any) -> int:
-    if isinstance(edge, str) and edge.lstrip().startswith("-"):
-        return -parse_duration(edge.lstrip()[1:], what="within")
-    import datetime as dt
-
-    if isinstance(edge, dt.timedelta) and edge < dt.timedelta(0):
-        return -parse_duration(-edge, what="within")
-    return parse_duration(edge, what="within")
 
 
 def _walk(node: p.Node) -> Iterator[p.Node]:

@@ -7,9 +7,10 @@ beforehand, so that what is given again after a crash is the same.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,7 +166,7 @@ class FunctionSink:
 
     def pin(self, before: State, state: State) -> None:
         """Note the end of the epoch to come."""
-        self._write({**before, "pinned": state["positions"]})
+        self._write({**before, "pinned": [state["positions"], state["stream_times"]]})
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
         """Call the function, then record."""
@@ -252,13 +253,8 @@ class DuckDBSink:
         """Connect, make the tables, and return the state in the database."""
         import duckdb
 
-        path = self.target.path
         try:
-            self.connection = path.cursor() if not isinstance(path, str) else duckdb.connect(path)
-            self.connection.execute("SET TimeZone = 'UTC'")
-            self.connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {POSITIONS} (job VARCHAR PRIMARY KEY, digest VARCHAR, state VARCHAR)"
-            )
+            self.connection = self._connected()
             known = self.connection.execute(
                 f"SELECT digest, state FROM {POSITIONS} WHERE job = ?", [self._key]
             ).fetchall()
@@ -273,57 +269,82 @@ class DuckDBSink:
             )
         return (json.loads(known[0][1]) or None) if known else None
 
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
+        path = self.target.path
+        made = path.cursor() if not isinstance(path, str) else duckdb.connect(path)
+        made.execute("SET TimeZone = 'UTC'")
+        made.execute(
+            f"CREATE TABLE IF NOT EXISTS {POSITIONS} (job VARCHAR PRIMARY KEY, digest VARCHAR, state VARCHAR)"
+        )
+        return made
+
     @property
     def _key(self) -> str:
         return f"{self.job} -> {self.target.table}"
 
     def _create(self, empty: pa.Table) -> None:
-        assert self.connection is not None
-        self.connection.register("_streamlab_rows", empty)
-        self.connection.execute("BEGIN")
-        try:
-            self.connection.execute(
+        with self._transaction(empty) as connection:
+            connection.execute(
                 f"CREATE TABLE {quoted(self.target.table)} AS SELECT * FROM _streamlab_rows LIMIT 0"
             )
             self._save({})
-            self.connection.execute("COMMIT")
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        finally:
-            self.connection.unregister("_streamlab_rows")
 
-    def forget(self) -> None:
-        """Drop the table and the position, for a run from the beginning."""
+    def forget(self, generation: int) -> None:
+        """Put the table beside and drop the position, for a run from the beginning.
+
+        A table that this job has not made stays as it is.
+        """
         import duckdb
 
-        path = self.target.path
-        connection = path.cursor() if not isinstance(path, str) else duckdb.connect(path)
+        beside = f"{self.target.table}.generation-{generation}"
         try:
-            connection.execute(f"DROP TABLE IF EXISTS {quoted(self.target.table)}")
-            found = connection.execute(
-                "SELECT count(*) FROM information_schema.tables WHERE table_name = ?", [POSITIONS]
+            self.connection = self._connected()
+            made = self.connection.execute(
+                f"DELETE FROM {POSITIONS} WHERE job = ? RETURNING job", [self._key]
             ).fetchall()
-            if found[0][0]:
-                connection.execute(f"DELETE FROM {POSITIONS} WHERE job = ?", [self._key])
+            if made:
+                self.connection.execute(f"DROP TABLE IF EXISTS {quoted(beside)}")
+                self.connection.execute(
+                    f"ALTER TABLE IF EXISTS {quoted(self.target.table)} RENAME TO {quoted(beside)}"
+                )
+        except duckdb.Error as error:
+            raise QueryError(f"{self.target}: {error}") from error
         finally:
-            connection.close()
+            self.close()
 
     def pin(self, before: State, state: State) -> None:
         """Nothing to do: the transaction is the pin."""
 
     def deliver(self, frame: pl.DataFrame, state: State, mark: int) -> None:
-        """Insert results and the state, in one transaction."""
+        """Insert results and the state, in one transaction.
+
+        Raises:
+            QueryError: DuckDB refuses them.
+        """
+        import duckdb
+
         assert self.connection is not None
         table = plain(frame).to_arrow()
-        self.connection.register("_streamlab_rows", table)
         names = ", ".join(quoted(name) for name in table.schema.names)
+        try:
+            with self._transaction(table) as connection:
+                connection.execute(
+                    f"INSERT INTO {quoted(self.target.table)} ({names}) SELECT {names} FROM _streamlab_rows"
+                )
+                self._save(state)
+        except duckdb.Error as error:
+            raise QueryError(f"{self.target}: {error}") from error
+
+    @contextlib.contextmanager
+    def _transaction(self, rows: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection that sees rows as a table; what is done is done as a whole."""
+        assert self.connection is not None
+        self.connection.register("_streamlab_rows", rows)
         self.connection.execute("BEGIN")
         try:
-            self.connection.execute(
-                f"INSERT INTO {quoted(self.target.table)} ({names}) SELECT {names} FROM _streamlab_rows"
-            )
-            self._save(state)
+            yield self.connection
             self.connection.execute("COMMIT")
         except BaseException:
             self.connection.execute("ROLLBACK")
@@ -340,7 +361,12 @@ class DuckDBSink:
 
     def record(self, state: State, mark: int) -> None:
         """Save the state."""
-        self._save(state)
+        import duckdb
+
+        try:
+            self._save(state)
+        except duckdb.Error as error:
+            raise QueryError(f"{self.target}: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""

@@ -25,6 +25,7 @@ LAYERS = [
     ["testing", "rescue"],
     ["verify", "lab", "stream", "jobs", "job", "sinks"],
     ["query"],
+    ["steps"],
     ["lineage"],
     ["engines"],
     ["plan"],

@@ -140,6 +140,18 @@ class _Joiner(Operator):
         return Batch(frame, self.stream_time, since, FOREVER)
 
 
+def _stands(side: _Side) -> str:
+    if side.mark == FOREVER:
+        return "which has ended"
+    if side.mark == NEVER:
+        return (
+            "which has no watermark before its end"
+            if side.delay == FOREVER
+            else "which has no rows yet"
+        )
+    return f"whose watermark is {format_instant(side.mark)}"
+
+
 class AsofJoiner(_Joiner):
     """Each left row with the latest right row at or before it, once the right side is past it."""
 
@@ -249,8 +261,7 @@ class AsofJoiner(_Joiner):
         held = 0 if right.frame is None else right.frame.height
         lines = [f"{waiting:,} rows of {left.name} wait, {held:,} rows of {right.name} held"]
         if waiting:
-            at = "nothing yet" if right.mark == NEVER else format_instant(right.mark)
-            lines.append(f"{left.name} waits for {right.name}, whose watermark is {at}")
+            lines.append(f"{left.name} waits for {right.name}, {_stands(right)}")
         return lines
 
 
@@ -344,10 +355,9 @@ class IntervalJoiner(_Joiner):
         left, right = self.sides
         held = [0 if side.frame is None else side.frame.height for side in self.sides]
         slow = min(self.sides, key=lambda side: side.mark)
-        at = "nothing yet" if slow.mark == NEVER else format_instant(slow.mark)
         return [
             f"{held[0]:,} rows of {left.name} and {held[1]:,} of {right.name} held for a match",
-            f"{slow.name} holds the watermark back: {at}",
+            f"{slow.name}, {_stands(slow)}, holds back the watermark of the pairs",
         ]
 
 

@@ -10,6 +10,7 @@ is in the same state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ from streamlab.engines.rows import (
     sql_step,
 )
 from streamlab.engines.source import SourceReader
-from streamlab.engines.state import Sessions, Sliding, WindowOperator
+from streamlab.engines.state import GAP, Sessions, Sliding, WindowOperator
+from streamlab.errors import QueryError
 from streamlab.scan import Scan
 
 if TYPE_CHECKING:
@@ -48,6 +50,34 @@ ORDERED = ("First", "Last")
 def visible(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame without the hidden columns."""
     return frame.drop([name for name in frame.columns if name in HIDDEN])
+
+
+def stacked(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return rows of several kinds below each other; columns that cannot be one get another name."""
+    import polars as pl
+
+    first = frames[0].schema
+
+    def fits(name: str, kind: pl.DataType) -> bool:
+        other = first.get(name, kind)
+        return other == kind or (other.is_temporal() and kind.is_temporal())
+
+    others = [
+        frame.rename({n: f"{n}_right" for n, kind in frame.schema.items() if not fits(n, kind)})
+        for frame in frames
+    ]
+    return pl.concat(others, how="diagonal_relaxed")
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell what Polars cannot compute as an error of the query."""
+    import polars as pl
+
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise QueryError(f"the query cannot be computed: {str(error).splitlines()[0]}") from error
 
 
 # -- which columns are needed --------------------------------------------------------------------
@@ -128,10 +158,10 @@ class _Compiler:
     def _source(self, node: p.Source, root: p.Node) -> tuple[None, pl.DataFrame, int]:
         index = len(self.sources)
         wanted = None if self.everything else self.columns.get(id(node))
-        names = None if wanted is None else [c for c in node.schema if c in wanted]
+        kinds = {c: kind for c, kind in node.schema.items() if wanted is None or c in wanted}
         appended = _has_table_join(root)
         start = None if self.starts is None else self.starts[index]
-        reader = SourceReader(node.scan, names, index, self.width, appended=appended, start=start)
+        reader = SourceReader(node.scan, kinds, index, self.width, appended=appended, start=start)
         self.sources.append(reader)
         self.entries.append((None, 0))
         self._nodes.append(node)
@@ -185,7 +215,10 @@ class _Compiler:
             columns = list(schema)
         else:
             ordered = node.window.kind == "tumbling" and not self._joined(node)
-            how = aggregation(node.columns, schema, ordered=ordered)
+            asked = list(node.columns)
+            if "_partial" in schema:
+                asked.append(_any_gap())
+            how = aggregation(asked, schema, ordered=ordered)
             columns = [name for name in schema if name in how.columns]
         made: Any
         if node.window.kind == "session":
@@ -205,8 +238,11 @@ class _Compiler:
 
     def _edge(self, node: p.Node) -> int | None:
         """Return the time before which rows may be missing on the left, None if none are."""
-        if self._joined(node) or any(isinstance(o, WindowOperator) for o in self.operators):
+        if self._joined(node):
             return None
+        below = [o.edge for o in self.operators if isinstance(o, WindowOperator)]
+        if below:
+            return below[-1]
         if not isinstance(self.given_edge, str):
             return self.given_edge
         source = self.sources[-1]
@@ -237,11 +273,19 @@ class _Compiler:
         def read() -> pl.DataFrame:
             import polars as pl
 
-            again = Runner(right, stops=[source.position for source in mine], raw=True)
+            stops = [source.position for source in mine]
+            times = [source.stream_time for source in mine]
+            again = Runner(right, stops=stops, times=times, raw=True)
             frames = [again.empty, *again.drain()]
             return _on_time(pl.concat(frames), again.delay)
 
         return read
+
+
+def _any_gap() -> pl.Expr:
+    import polars as pl
+
+    return pl.col("_partial").any().alias(GAP)
 
 
 def _on_time(frame: pl.DataFrame, delay: int) -> pl.DataFrame:
@@ -282,8 +326,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 
     schema = node.table.fix(pin=False).schema
     columns = right_columns(list(node.input.schema), schema.names, node.on)
-    deleted = ["_deleted"] if "_deleted" in schema.names else []
-    names = [*node.on, *columns, "_append_time", *deleted]
+    names = [*node.on, *columns, "_append_time"]
 
     def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
         log = node.table.log
@@ -292,7 +335,10 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
             log.settled(append_time, None)
             end = log.reader.find_appended(log.reader.moment(), append_time + 1)
         part = node.table.within(start, max(end, start)).fix()
-        frame = pl.from_arrow(part.reader(names).read_all())
+        deleted = (
+            ["_deleted"] if "_deleted" in part.schema.names else []
+        )  # since the first deletion
+        frame = pl.from_arrow(part.reader([*names, *deleted]).read_all())
         assert isinstance(frame, pl.DataFrame)
         return frame, max(start, part.stop if end > start else start)
 
@@ -305,13 +351,15 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 class Runner:
     """One run of a plan over its sources.
 
-    ``starts`` are the offsets to begin at; ``stops`` bound it. ``late`` gathers late rows. ``raw`` leaves
+    ``starts`` are the offsets to begin at; ``stops`` bound it, where stream time was ``times``; both
+    are for a run that is to be where another one was. ``late`` gathers late rows. ``raw`` leaves
     the hidden columns in. ``edge`` is the time before which rows may be missing, where that is known.
     """
 
     def __init__(
         self, plan: p.Node, *, starts: Sequence[int] | None = None,
-        stops: Sequence[int] | None = None, late: bool = False,
+        stops: Sequence[int] | None = None, times: Sequence[int] | None = None,
+        late: bool = False,
         raw: bool = False,
         edge: int | str | None = "first row",
     ) -> None:  # fmt: skip
@@ -331,14 +379,14 @@ class Runner:
         for operator, found in zip(self.operators, self.late, strict=True):
             if late:
                 operator.on_late = found.append
-        self.look(stops)
+        self.look(stops, times)
 
     # -- driving -----------------------------------------------------------------------------
 
-    def look(self, stops: Sequence[int] | None = None) -> None:
-        """See how far the sources reach now."""
+    def look(self, stops: Sequence[int] | None = None, times: Sequence[int] | None = None) -> None:
+        """See how far the sources reach now, or only as far as a run was that stood there."""
         for index, source in enumerate(self.sources):
-            source.refresh(None if stops is None else stops[index])
+            source.refresh(stops[index] if stops else None, times[index] if times else None)
 
     def step(self, rows: int | None = None) -> pl.DataFrame | None:
         """Take one batch of one source through; return what is final now, None if nothing came.
@@ -353,9 +401,10 @@ class Runner:
 
     def _deliver(self, index: int, batch: Batch) -> pl.DataFrame:
         at, port = self.entries[index]
-        while at is not None:
-            batch = at.push(port, batch)
-            port, at = at.port, at.parent
+        with told():
+            while at is not None:
+                batch = at.push(port, batch)
+                port, at = at.port, at.parent
         self.mark = batch.stream_time
         self.rows_out += batch.frame.height
         return batch.frame if self.raw else visible(batch.frame)
@@ -371,7 +420,8 @@ class Runner:
         if not self.operators:
             return self.empty if raw else visible(self.empty)
         empties = iter([source.empty() for source in self.sources])
-        found = self._peek(self.plan, iter(self.operators), empties)
+        with told():
+            found = self._peek(self.plan, iter(self.operators), empties)
         return found if raw else visible(found)
 
     def _peek(
@@ -426,12 +476,10 @@ class Runner:
 
     def late_rows(self) -> pl.DataFrame | None:
         """Return the late rows that were gathered, those of each step in order; None if none."""
-        import polars as pl
-
-        found = [pl.concat(frames).sort(ORDER) for frames in self.late if frames]
+        found = [stacked(frames).sort(ORDER) for frames in self.late if frames]
         if not found:
             return None
-        rows = visible(pl.concat(found, how="diagonal"))
+        rows = visible(stacked(found))
         ends = ["_watermark", "late_by"]
         return rows.select(*[name for name in rows.columns if name not in ends], *ends)
 

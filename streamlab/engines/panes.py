@@ -208,7 +208,7 @@ class Panes(WindowOperator):
         other.last_ends, other.on_late = dict(self.last_ends), None
         if rows and rows[0].height:
             width = len(next(iter(self.panes.values()), ()))
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width))
+            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width, FOREVER))
         return self.placed(other._results(FOREVER))
 
     def since(self) -> Since | None:
@@ -218,13 +218,12 @@ class Panes(WindowOperator):
 
     def report(self) -> list[str]:
         """Return what is open and what closes next."""
-        held = f"{self.store.height:,} {'partial results' if self.incremental else 'rows'} held"
+        kind = "partial result" if self.incremental else "row"
+        held = f"{self.store.height:,} {kind}{'s' * (self.store.height != 1)} held"
         count = len(self._pairs(FOREVER)[[START, END]].unique()) if self.panes else 0
         lines = [f"{count:,} window{'s' * (count != 1)} open, {held}{self.store.where}"]
         if self.panes and self.next_end != FOREVER:
-            at = self.next_end + (0 if self.late_delay == FOREVER else self.late_delay)
             lines.append(
-                f"the next window ends {format_instant(self.next_end)} and closes when stream time "
-                f"reaches {'its end by advance' if self.late_delay == FOREVER else format_instant(at)}"
+                f"the next window ends {format_instant(self.next_end)} and closes {self._when(self.next_end)}"
             )
         return lines

@@ -47,7 +47,7 @@ def _computed(compute: Callable[[], pl.DataFrame], what: str) -> pl.DataFrame:
     try:
         return compute()
     except pl.exceptions.PolarsError as error:
-        raise QueryError(f"{what} failed: {error}") from error
+        raise QueryError(f"{what} failed: {str(error).splitlines()[0]}") from error
 
 
 def filtering(conditions: Sequence[pl.Expr]) -> Step:
@@ -234,7 +234,7 @@ class TopStep(Operator):
             "\0rank", *self.keys, ORDER, maintain_order=True, nulls_last=[True, *[False] * (len(self.keys) + 1)],
             descending=[self.descending, *[False] * (len(self.keys) + 1)],
         )  # fmt: skip
-        bounds = {"window_start", "window_end"} & set(frame.columns)
-        windows = sorted(bounds) or [TIME]
+        # The time of a row is the end of its window, also where that column was dropped.
+        windows = [TIME, *(["window_start"] if "window_start" in frame.columns else [])]
         best = ranked.group_by(windows, maintain_order=True).head(self.n)
         return best.select(frame.columns).sort(ORDER) if frame.height else frame.select(pl.all())

@@ -26,12 +26,12 @@ __all__ = ["await_news", "begin_at", "bounded", "results", "serials"]
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 
 
-def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
-    """Return for each source where results are wanted from, and where reading has to begin.
+def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int], list[int]]:
+    """Return from where of each source results are wanted, the stream times there, and the begin.
 
-    Windows that are open at the start are completed by reading back.
+    Windows that are open at the start are completed by reading back, from the begin on.
     """
-    wanted, reading = [], []
+    wanted, times, reading = [], [], []
     span = _span(plan)
     sources = list(p.sources_of(plan))
     for index, source in enumerate(sources):
@@ -39,11 +39,12 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
         at = first_offset(source.scan, start if index == 0 or not _is_offset(start) else "earliest",
                           snapshot.start, snapshot.stop)  # fmt: skip
         wanted.append(at)
+        reader, column = source.scan.log.reader, source.scan.info().time
+        now = reader.stream_time_before(snapshot.moment, at, column)
+        times.append(now)
         if at == snapshot.start or span is None:
             reading.append(snapshot.start)
             continue
-        reader, column = source.scan.log.reader, source.scan.info().time
-        now = reader.stream_time_before(snapshot.moment, at, column)
         since = max(now - span - 1, NEVER) if now > NEVER + span else NEVER
         found = (
             reader.find_appended(snapshot.moment, since)
@@ -51,7 +52,7 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
             else reader.find_event(snapshot.moment, since, column)
         )
         reading.append(min(max(found, snapshot.start), at))
-    return wanted, reading
+    return wanted, times, reading
 
 
 def _is_offset(start: Any) -> bool:
@@ -76,8 +77,8 @@ def _span(node: p.Node) -> int | None:
 
 def results(plan: p.Node, start: Any, emit: str, timeout: float | None) -> Iterator[pl.DataFrame]:
     """Yield result frames in the foreground, as they come."""
-    wanted, reading = begin_at(plan, start)
-    runner = Runner(plan, starts=reading, stops=wanted, raw=True)
+    wanted, times, reading = begin_at(plan, start)
+    runner = Runner(plan, starts=reading, stops=wanted, times=times, raw=True)
     emission = Changes(runner) if emit == "changes" else Finals(runner)
     while runner.step() is not None:
         pass

@@ -7,7 +7,7 @@ through; batches may be cut anywhere, and nothing that follows depends on where.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,13 @@ class SourceReader:
     """Reads a scan from some offset on, a batch at a time, and knows how far it has come."""
 
     def __init__(
-        self, scan: Scan, columns: Sequence[str] | None, index: int, width: int, *,
+        self, scan: Scan, columns: Mapping[str, Any], index: int, width: int, *,
         appended: bool = False, start: int | None = None,
     ) -> None:  # fmt: skip
         self.scan = scan
         self.index, self.width = index, width
         self.appended = appended
-        self.columns = columns
+        self.columns = columns  # those of the query, whatever the stream has by now
         snapshot = scan.fix()
         self.first = snapshot.start
         self.position = snapshot.start if start is None else start
@@ -89,6 +89,7 @@ class SourceReader:
         self.stream_time = self._before(moment)
         self.started = self.stream_time
         self.told = NEVER  # the stream time that was given out last
+        self._known: int | None = None  # the stream time at the stop of the last look, if told
 
     def _before(self, moment: Any) -> int:
         reader = self.scan.log.reader
@@ -97,7 +98,7 @@ class SourceReader:
     def _look(self, snapshot: Snapshot) -> None:
         """Take what there is from here on."""
         self.snapshot = snapshot
-        self.names = list(snapshot.schema.names) if self.columns is None else list(self.columns)
+        self.names = list(self.columns)
         self.schema = pa.schema([snapshot.schema.field(name) for name in self.names])
         read = list(self.names)
         if self.time_column and self.time_column not in read:
@@ -106,12 +107,18 @@ class SourceReader:
         self._chunks = iter(())
         self._rest = None
 
-    def refresh(self, stop: int | None = None, *, pin: bool = True) -> None:
+    def refresh(
+        self, stop: int | None = None, stream_time: int | None = None, *, pin: bool = True
+    ) -> None:
         """Look how far the log reaches now, or up to ``stop`` only.
+
+        ``stream_time`` is what it was there when a run came so far: a heartbeat at the same place
+        may have been read by then, or have come since.
 
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
         """
+        self._known = stream_time
         if self._ahead is not None:  # what was read and not given out is read again
             self._ahead.join()
             self._ahead = None
@@ -158,13 +165,18 @@ class SourceReader:
 
     def _idle(self) -> Batch | None:
         """Return stream time that moved on without rows."""
-        moment = self.snapshot.moment
-        if self.position == moment.end:
-            self.stream_time = max(self.stream_time, moment.stream_time)
+        self.stream_time = self._at(self.position, self.stream_time)
         if self.position < self.snapshot.stop or self.stream_time <= self.told:
             return None
         self.told = self.stream_time
         return Batch(self.empty(), self.stream_time, self._since(self.position))
+
+    def _at(self, place: int, stream_time: int) -> int:
+        """Return the stream time at a place: that of the rows before it, and of heartbeats there."""
+        if self._known is not None:
+            return max(stream_time, self._known) if place == self.snapshot.stop else stream_time
+        moment = self.snapshot.moment
+        return max(stream_time, moment.stream_time) if place == moment.end else stream_time
 
     def _since(self, offset: int) -> Since:
         place: list[int] = [FOREVER] * self.width
@@ -180,10 +192,7 @@ class SourceReader:
         if not parts:
             return None
         times, before = self._times(parts, now)
-        stream_time = max(int(before[-1]), int(times[-1]))
-        moment = self.snapshot.moment
-        if start + count == moment.end:
-            stream_time = max(stream_time, moment.stream_time)
+        stream_time = self._at(start + count, max(int(before[-1]), int(times[-1])))
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
         frame = self._frame(parts, [start, start + count], times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:
@@ -233,6 +242,8 @@ class SourceReader:
         table = pa.Table.from_batches(found, self._read_schema).select(self.names)
         frame = pl.from_arrow(table) if self.names else pl.DataFrame()
         assert isinstance(frame, pl.DataFrame)
+        if frame.schema != self.columns:  # a type was widened since
+            frame = frame.cast(pl.Schema(self.columns))
         offsets = np.arange(*span, dtype=np.int64) if span else np.empty(0, np.int64)
         hidden = [pl.Series(TIME, times), pl.Series(BEFORE, before), pl.Series(ORDER, offsets)]
         if self.appended:

@@ -27,7 +27,15 @@ from streamlab.window import Window
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Sessions", "Sliding", "WindowOperator", "marks_of", "safe_partials", "window_columns"]
+__all__ = [
+    "GAP",
+    "Sessions",
+    "Sliding",
+    "WindowOperator",
+    "marks_of",
+    "safe_partials",
+    "window_columns",
+]
 
 OPEN = "\0open"
 START = "\0start"
@@ -35,6 +43,8 @@ END = "\0end"
 FIRST = "\0first"
 LAST = "\0last"
 SESSION = "\0session"
+GAP = "\0gap"
+"""Whether a row of an inner window may lack rows: so may the outer one that it is in."""
 
 Times = npt.NDArray[np.int64]
 
@@ -110,21 +120,24 @@ class WindowOperator(Operator):
         marks = np.full(frame.height, NEVER, dtype=np.int64)
         marks[behind[closed]] = met[closed]
         frame = frame.with_columns(pl.Series(OPEN, marks))
-        count = int(late.sum())
-        self.rows_partly_late += int(closed.sum()) - count
-        if not count:
+        self.rows_partly_late += int((closed & ~late).sum())
+        if not late.any():
             return frame, None
-        self.rows_late += count
+        gone = frame[behind[late]]
+        self.rows_late += gone[ORDER].n_unique()  # a join may have made several of one
         if self.on_late is not None:
             by_how_much = (met - last)[late] + self.counted_from_time
             mark = pl.col(OPEN).cast(pl.Datetime("us", "UTC")).alias("_watermark")
-            gone = frame[behind[late]].with_columns(
-                mark, pl.Series("late_by", by_how_much).cast(pl.Duration("us"))
-            )
-            self.on_late(gone.drop(OPEN))
+            told = pl.Series("late_by", by_how_much).cast(pl.Duration("us"))
+            self.on_late(gone.with_columns(mark, told).drop(OPEN))
         mask = np.zeros(frame.height, dtype=np.bool_)
         mask[behind[late]] = True
         return frame, pl.Series(mask)
+
+    def _when(self, end: int) -> str:
+        if self.late_delay == FOREVER:
+            return 'only when advance("end") ends the stream'
+        return f"when stream time reaches {format_instant(end + self.late_delay)}"
 
     # -- giving out --------------------------------------------------------------------------
 
@@ -149,7 +162,8 @@ class WindowOperator(Operator):
         """Return merged groups with window columns in their places; `END` - 1 is their time."""
         import polars as pl
 
-        columns: list[Any] = [*self.by, *window_columns(), *self.how.names]
+        names = [name for name in self.how.names if name != GAP]
+        columns: list[Any] = [*self.by, *window_columns(), *names]
         if self.edge is not None:
             columns.append(self._partial())
         frame = frame.sort(END, START, *self.by, nulls_last=False, maintain_order=True)
@@ -159,8 +173,13 @@ class WindowOperator(Operator):
         import polars as pl
 
         assert self.edge is not None
-        reach = self.window.size if self.window.kind == "session" else 0
-        return (pl.col(START) <= self.edge + reach - (reach > 0)).alias("_partial")
+        if self.window.kind == "sliding":
+            lacking = pl.col(TIME) - self.window.size < self.edge
+        else:
+            reach = self.window.size if self.window.kind == "session" else 0
+            lacking = pl.col(START) <= self.edge + reach - (reach > 0)
+        inner = pl.col(GAP) if GAP in self.how.names else pl.lit(value=False)
+        return (lacking | inner).alias("_partial")
 
     def _by_sql(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return what an SQL statement makes of the rows of windows, in order."""
@@ -189,8 +208,6 @@ class WindowOperator(Operator):
         if "window_time" in found:
             return result[found["window_time"]].cast(pl.Int64)
         starts = result[found["window_start"]].cast(pl.Int64).to_numpy()
-        if self.window.kind == "session":
-            return pl.Series(starts)
         return pl.Series(self.window.last_end(starts) - 1)
 
 
@@ -377,7 +394,7 @@ class Sessions(_ByTime):
             width = (
                 0 if self.open is None else sum(c.startswith("\0since") for c in self.open.columns)
             )
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1)))
+            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1), FOREVER))
         return self.placed(other._close(FOREVER, ())[0])
 
     def since(self) -> Since | None:
@@ -394,9 +411,7 @@ class Sessions(_ByTime):
         return [
             f"{self.open.height:,} sessions open"
             + ("" if self.incremental else f", {self.rows.height:,} rows held{self.rows.where}"),
-            f"the next one ends {format_instant(end)} if nothing comes, and closes "
-            + ("by advance only" if self.late_delay == FOREVER
-               else f"when stream time reaches {format_instant(end + self.late_delay)}"),
+            f"the next one ends {format_instant(end)} if nothing comes, and closes {self._when(end)}",
         ]  # fmt: skip
 
 
@@ -432,9 +447,8 @@ class Sliding(_ByTime):
         mark = watermark(batch.stream_time, self.late_delay)
         before, self.mark = self.mark, mark
         if self.held is None:
-            return Batch(self._results(None), mark, batch.since)
-        ready = self.held.filter((pl.col(TIME) < mark) & ~pl.col("\0done"))
-        frame = self._results(ready)
+            return Batch(self._nothing(), mark, batch.since)
+        frame = self._results(self.held, pl.col(TIME) < mark)
         since = self.since() or batch.since
         keep = NEVER if mark == NEVER else max(mark - self.window.size, NEVER)
         self.held = self.held.filter(pl.col(TIME) > keep).with_columns(
@@ -444,29 +458,35 @@ class Sliding(_ByTime):
         frame = frame.with_columns(pl.lit(before, pl.Int64).alias(BEFORE))
         return Batch(frame, mark, since)
 
-    def _results(self, ready: pl.DataFrame | None) -> pl.DataFrame:
+    def _nothing(self) -> pl.DataFrame:
         import polars as pl
 
-        held = self.held
-        if ready is None or held is None or not ready.height:
-            empty = self.template
-            return empty.with_columns(
+        return self._told(
+            self.template.with_columns(
                 [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
             )
-        ready = ready.drop("\0done").sort(TIME, ORDER)
-        keyed = ready.with_columns(pl.int_range(pl.len()).alias("\0n"))
-        if self.by_rolling:
-            found = self._rolled(held)
-            values = keyed.join(found, on=ORDER, how="left", maintain_order="left")
-        else:
-            values = keyed.join(
-                self._paired(keyed, held), on="\0n", how="left", maintain_order="left"
-            )
-        done: pl.DataFrame = self.how.cast(values.select(*ready.columns, *self.how.names))
-        return done
+        )
 
-    def _grouped(self, held: pl.DataFrame) -> pl.DataFrame:
-        """Return rows with a number for each key: joins do not take NaN for NaN."""
+    def _told(self, found: pl.DataFrame) -> pl.DataFrame:
+        """Return results that say whether they may lack rows, where some may."""
+        if self.edge is None:
+            return found
+        return found.with_columns(self._partial()).drop(GAP, strict=False)
+
+    def _results(self, held: pl.DataFrame, ready: pl.Expr) -> pl.DataFrame:
+        """Return the rows that were not given out and are ready, with their aggregates."""
+        import polars as pl
+
+        held = self._numbered(held)
+        chosen = held.filter(ready & ~pl.col("\0done")).sort(TIME, ORDER, "\0row")
+        if not chosen.height:
+            return self._nothing()
+        found = self._rolled(held) if self.by_rolling else self._paired(chosen, held)
+        values = chosen.join(found, on="\0row", how="left", maintain_order="left")
+        return self._told(self.how.cast(values.select(*self.template.columns, *self.how.names)))
+
+    def _numbered(self, held: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with a number, and one for their key: joins do not take NaN for NaN."""
         import polars as pl
 
         number = pl.col("\0row").min()
@@ -475,27 +495,27 @@ class Sliding(_ByTime):
 
     def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate by Polars' rolling windows; rows of a key at the same time get the same."""
-        rows = self._grouped(held)
-        rolling = rows.sort("\0g", TIME, ORDER).rolling(
+        rolling = held.sort("\0g", TIME).rolling(
             TIME, period=f"{self.window.size}i", closed="right", group_by="\0g"
         )
         found = rolling.agg(self.how.whole).unique(["\0g", TIME], keep="any")
-        placed = rows.select(ORDER, "\0g", TIME).join(found, on=["\0g", TIME], how="left")
-        return placed.select(ORDER, *self.how.names)
+        placed = held.select("\0row", "\0g", TIME).join(found, on=["\0g", TIME], how="left")
+        return placed.select("\0row", *self.how.names)
 
-    def _paired(self, ready: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
+    def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""
         import polars as pl
 
-        held = self._grouped(held)
         bucket = (pl.col(TIME) // self.window.size).alias("\0b")  # a row reaches into two of them
-        right = held.select("\0g", ORDER, bucket, pl.col(TIME).alias("\0t"), *self.columns)
-        left = held.select(ORDER, "\0g").join(ready.select(ORDER, TIME, "\0n"), on=ORDER)
-        near = [left.select("\0n", "\0g", TIME, bucket - step) for step in (0, 1)]
+        right = held.select(
+            "\0g", bucket, pl.col(TIME).alias("\0t"), pl.col(ORDER).alias("\0o"),
+            pl.col("\0row").alias("\0r"), *self.columns,
+        )  # fmt: skip
+        near = [chosen.select("\0row", "\0g", TIME, bucket - step) for step in (0, 1)]
         pairs = pl.concat(near).join(right, on=["\0g", "\0b"], how="inner")
         reach = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
-        pairs = pairs.filter(reach)
-        return pairs.sort("\0n", ORDER).group_by("\0n", maintain_order=True).agg(self.how.whole)
+        pairs = pairs.filter(reach).sort("\0row", "\0o", "\0r")
+        return pairs.group_by("\0row", maintain_order=True).agg(self.how.whole)
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows that a later one may change."""
@@ -504,13 +524,15 @@ class Sliding(_ByTime):
         other = copy.copy(self)
         other.on_late = None
         if rows and rows[0].height:
-            new = rows[0].with_columns(pl.lit(value=False).alias("\0done"))
+            taken = other.on_time(Batch(rows[0], NEVER, (), FOREVER)).drop(OPEN)
+            new = taken.with_columns(pl.lit(value=False).alias("\0done"))
             other.held = (
                 new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
             )
         if other.held is None:
-            return self._results(None)
-        return other._results(other.held.filter(~pl.col("\0done")))
+            return self._nothing()
+        found = other._results(other.held, pl.lit(value=True))
+        return found.with_columns(pl.lit(self.mark, pl.Int64).alias(BEFORE))
 
     def since(self) -> Since | None:
         """Return the earliest offsets that the held rows rest on."""

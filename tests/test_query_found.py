@@ -1,0 +1,330 @@
+"""Counter-examples to queries and jobs that were found once, each a test of its own."""
+
+import datetime as dt
+
+import duckdb
+import polars as pl
+import pytest
+
+import streamlab as sl
+from streamlab.testing import temp_lab
+
+BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def lab():
+    with temp_lab() as made:
+        yield made
+
+
+@pytest.fixture
+def stream(lab):
+    frame = pl.DataFrame(
+        {
+            "ts": [BASE + dt.timedelta(seconds=n) for n in range(100)],
+            "k": ["ab"[n % 2] for n in range(100)],
+            "i": list(range(100)),
+        }
+    )
+    return lab.create("events", frame, time="ts")
+
+
+def counting(stream, size="10s"):
+    return stream.window(sl.tumbling(size), by="k").agg(n=pl.len())
+
+
+# -- jobs ----------------------------------------------------------------------------------------
+
+
+def test_restart_never_drops_a_stream_that_is_not_the_results_of_the_job(lab, stream):
+    """Neither a user's stream nor the source itself is taken, begun anew or remembered for it."""
+    lab.create("mine", {"a": [1]})
+    for name in ("mine", "events"):
+        for options in ({}, {"restart": True}, {"restart": True}):
+            with pytest.raises(sl.StreamExists, match="not the result of job"):
+                counting(stream).run(name, **options)
+    assert sorted(lab) == ["events", "mine"]
+    assert (len(lab["events"]), len(lab["mine"]), lab.jobs.known()) == (100, 1, [])
+
+
+def test_restart_never_drops_a_table_that_is_not_the_results_of_the_job(lab, stream):
+    """A table that the user made stays; the job's own is kept beside when it begins anew."""
+    path = str(lab.path.parent / "x.duckdb")
+    with duckdb.connect(path) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 1 AS a")
+    job = counting(stream).run(sl.duckdb(path, table="mine"), restart=True)
+    with pytest.raises(sl.QueryError, match="already exists"):
+        job.wait(10)
+    for size in ("10s", "20s"):
+        counting(stream, size).run(sl.duckdb(path, table="t"), restart=True).wait(10).stop()
+    with duckdb.connect(path) as connection:
+        counts = [connection.execute(f'SELECT count(*) FROM "{t}"').fetchall()[0][0]
+                  for t in ("mine", "t", "t.generation-1")]  # fmt: skip
+    assert counts == [1, 8, 18]
+
+
+def test_two_queries_without_a_sink_are_two_jobs(lab, stream):
+    """Results held in memory have no name of their own, and are not mixed up for that."""
+    one, two = counting(stream).run(), counting(stream, "20s").run()
+    assert one is not two
+    assert (one.wait(10).frame().height, two.wait(10).frame().height) == (18, 8)
+    assert counting(stream).run() is one
+
+
+def test_a_function_that_exits_fails_its_job(lab, stream):
+    """Neither the job nor who waits for it ends the process."""
+
+    def sink(frame):
+        raise SystemExit(3)
+
+    job = counting(stream).run(sink)
+    with pytest.raises(sl.QueryError, match="SystemExit: 3"):
+        job.wait(10)
+    assert job.status == "failed"
+
+
+def test_the_owner_of_a_derived_stream_is_named(lab, stream):
+    """Who runs a named job without its name is told the name."""
+    counting(stream).run("out", name="counts").wait(10).stop()
+    with pytest.raises(sl.StreamExists, match='name="counts"'):
+        counting(stream).run("out")
+
+
+def heartbeat(stream, seconds):
+    stream.advance(BASE + dt.timedelta(seconds=seconds))
+
+
+def later(first, count):
+    return pl.DataFrame({
+        "ts": [BASE + dt.timedelta(seconds=first + n) for n in range(count)],
+        "k": ["a"] * count, "i": list(range(count)),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_heartbeat_that_comes_while_a_job_is_stopped_closes_its_windows(lab, stream, end):
+    """What is closed by a heartbeat right after the last row read is delivered after the resume."""
+    counting(stream).run("out").wait(10).stop()
+    stream.advance("end") if end else heartbeat(stream, 200)
+    counting(stream).run("out").wait(10).stop()
+    assert lab["out"].to_polars()["n"].sum() == 100
+
+
+def test_a_heartbeat_that_a_job_has_read_closes_windows_once(lab, stream):
+    """Rows that come after it while the job is stopped do not open those windows again."""
+    query = stream.window(sl.session("1s"), by="i").agg(n=pl.len())
+    job = query.run("out").wait(10)
+    heartbeat(stream, 200)
+    job.wait(10).stop()
+    stream.append(later(300, 5))
+    query.run("out").wait(10).stop()
+    assert lab["out"].to_polars()["i"].len() == 100 + 4
+    assert (
+        lab["out"]
+        .to_polars()
+        .equals(lab["out"].to_polars().unique("window_start", maintain_order=True))
+    )
+
+
+def test_a_delivery_to_a_function_is_made_again_as_it_was(lab, stream):
+    """A heartbeat, or rows, that came after the delivery failed are not in its repetition."""
+    got, broken = [], [True]
+
+    def sink(frame, epoch):
+        got.append((epoch, frame))
+        if broken[0]:
+            raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        counting(stream).run(sink).wait(10)
+    heartbeat(stream, 200)
+    broken[0] = False
+    counting(stream).run(sink).wait(10).stop()
+    (first, one), (again, two), *rest = got
+    assert first == again
+    assert one.equals(two)
+    assert [epoch for epoch, _ in rest] == [first + 1]
+
+
+def test_results_are_wanted_from_the_start_on_whatever_comes_before_the_first_row(lab, stream):
+    """``start="end"`` is the place and the stream time at the call, also if the job starts later."""
+    query = counting(stream)
+    job = query.run("out", start="end")
+    heartbeat(stream, 200)
+    job.wait(10).stop()
+    assert lab["out"].to_polars()["n"].to_list() == [5, 5]
+
+
+# -- results -------------------------------------------------------------------------------------
+
+
+def test_a_sliding_window_sees_each_row_of_a_join_once(stream):
+    """Rows that a frame has made two of have one offset, and are two rows all the same."""
+    frame = pl.DataFrame({"k": ["a", "a"], "v": [1, 2]})
+    joined = stream.join(frame, on="k").window(sl.sliding("3s"), by="k")
+    found = joined.agg(n=pl.len(), last=pl.col("v").last(), m=pl.col("v").median()).collect("final")
+    assert found["n"].to_list()[:6] == [2, 2, 4, 4, 4, 4]
+    assert found["last"].to_list() == [2] * found.height
+    assert found["m"].to_list() == [1.5] * found.height
+
+
+def test_rows_that_a_join_multiplies_are_late_once(lab):
+    """rows_in = accepted + rows_late, also where one late row has become several."""
+    stream = lab.create("events", later(0, 10).vstack(later(0, 5)), time="ts")
+    frame = pl.DataFrame({"k": ["a", "a", "a"]})
+    query = stream.join(frame, on="k").window(sl.tumbling("5s")).agg(n=pl.len())
+    progress = query.run("out").wait(10).stop().progress
+    assert (progress.rows_in, progress.rows_late) == (15, 5)
+
+
+def test_a_table_whose_first_deletion_comes_while_a_job_runs(lab, stream):
+    """A deleted key is no row of the table, also for a job that began before there was a deletion."""
+    ref = lab.create("ref", {"k": ["a"], "v": [1]}, key="k")
+    job = stream.join(ref.table(), on="k").run("out").wait(10)
+    stream.append(later(100, 1))
+    job.wait(10)
+    ref.delete("a")
+    stream.append(later(101, 2))
+    job.wait(10)
+    assert lab["out"].to_polars()["v"].to_list() == [1]
+
+
+def test_late_rows_of_a_join_may_have_other_types(lab, stream):
+    """Both sides' late rows are told, whatever their columns are."""
+    times = [BASE + dt.timedelta(seconds=n) for n in (50, 0)]
+    other = pl.DataFrame({"ts": times, "k": ["a", "a"], "i": ["x", "y"]})
+    right = lab.create("other", other.cast({"ts": pl.Datetime("ms", "UTC")}), time="ts")
+    stream.append(later(3, 1))
+    late = stream.join(right, on="k", within=("-1s", "1s")).late()
+    assert late["i"].to_list() == [0, None]
+    assert late["i_right"].to_list() == [None, "y"]
+
+
+def test_open_windows_after_a_join_hold_no_late_rows(lab):
+    """A left row that waits and will be late for its window is not shown in it."""
+    left = lab.create("left", later(0, 10).vstack(later(0, 1)), time="ts")
+    right = lab.create("right", later(0, 1).drop("i"), time="ts")
+    query = left.join_asof(right, by="k").window(sl.tumbling("5s")).agg(n=pl.len())
+    assert query.collect()["n"].to_list() == [5, 5]
+    right.advance("end")
+    left.advance("end")
+    with pytest.warns(UserWarning, match="1 of 12 rows"):
+        assert query.collect("final")["n"].to_list() == [5, 5]
+
+
+def test_top_is_per_window_also_where_the_end_of_the_window_is_dropped(stream):
+    """Cumulative windows that begin together are told apart by their ends, however they close."""
+    counts = stream.window(sl.cumulative("1m", "10s"), by="k").agg(n=pl.len())
+    best = counts.select("k", "window_start", "n").top(1, "n")
+    assert best.collect("final").height == counts.top(1, "n").collect("final").height == 9
+
+
+def test_a_table_is_joined_to_rows_of_a_stream_only(lab, stream):
+    """The result of a window was never appended: it meets no state of the table."""
+    ref = lab.create("ref", {"k": ["a"], "v": [1]}, key="k")
+    with pytest.raises(
+        sl.QueryError, match=r"(?s)result of a window was not.*run it into a stream"
+    ):
+        counting(stream).join(ref.table(), on="k")
+
+
+def test_windows_over_partial_windows_are_partial(stream):
+    """Two steps say `_partial` where one step would; a sliding window says it too."""
+    view = stream.offsets(35, 90)
+    once = view.window(sl.tumbling("20s")).agg(n=pl.len())
+    inner = view.window(sl.tumbling("10s")).agg(n=pl.len())
+    twice = inner.window(sl.tumbling("20s")).agg(n=pl.col("n").sum().cast(pl.UInt32))
+    assert twice.collect().equals(once.collect())
+    assert once.collect()["_partial"].to_list() == [True, False, False, False]
+    sliding = view.window(sl.sliding("10s")).agg(n=pl.len()).collect()
+    assert sliding["_partial"].to_list() == [True] * 9 + [False] * 46
+
+
+def test_columns_that_a_stream_gets_while_a_job_runs_are_not_the_querys(lab, stream):
+    """An evolved stream goes through running jobs of every kind; a query made anew has them."""
+    queries = {
+        "rows": stream.filter(pl.col("i") >= 0),
+        "sliding": stream.window(sl.sliding("5s")).agg(n=pl.len()),
+        "joined": stream.join_asof(stream, by="k"),
+    }
+    jobs = [query.run(name).wait(10) for name, query in queries.items()]
+    more = later(100, 10).with_columns(z=pl.lit(1))
+    stream.evolve(more.to_arrow().schema)
+    stream.append(more)
+    for job in jobs:
+        assert job.wait(10).stop().progress.rows_in >= 110
+    with pytest.raises(sl.QueryError, match=r"(?s)another query:\n  \+ column z Int32"):
+        lab["events"].filter(pl.col("i") >= 0).run("rows")
+
+
+# -- mistakes ------------------------------------------------------------------------------------
+
+MISTAKES = [
+    (lambda s: s.filter(pl.len() > 3), "Len is an aggregation"),
+    (lambda s: s.filter(lambda row: row), "filter takes Polars expressions"),
+    (lambda s: s.filter(pl.col("ts") > dt.datetime(2026, 1, 5)), "(?s)aware datetime"),
+    (lambda s: s.window(sl.tumbling("9" * 400 + "d")), "more than 100,000 years"),
+    (lambda s: s.window(sl.tumbling("1m"), delay="9999999999999d"), '(?s)more than.*delay="inf"'),
+    (lambda s: s.window(sl.tumbling("1m"), delay="infinity"), '(?s)delay="inf"'),
+    (lambda s: s.window(sl.tumbling("1m"), by=5), "names of columns; got 5"),
+    (lambda s: counting(s).window(sl.tumbling("1m"), by="window_start"), "rename it"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(a="i"), "takes Polars expressions; got 'i'"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(a=len), "takes Polars expressions"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(_final=pl.len()), "name of another column"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(pl.col("k").cast(pl.Int64).sum()).collect(),
+     "conversion from `str`"),
+    (lambda s: s.window(sl.tumbling("1m")).agg(pl.col("k").cast(pl.Int64).median()).collect(),
+     "conversion from `str`"),
+    (lambda s: counting(s).follow(emit="all"), 'emit is "final" or "changes"'),
+    (lambda s: counting(s).top(1, ["n"]), "order is one column"),
+    (lambda s: counting(s).top(1, 5), "order is one column"),
+    (lambda s: s.join(s, on="k", within="5m"), r"within is \(low, high\)"),
+    (lambda s: s.map_batches(lambda f: f, ["i"]), "schema maps names"),
+    (lambda s: counting(s).trace(k=5), "is String; 5 cannot be"),
+    (lambda s: counting(s).trace(k=["a"]), "cannot be one of its values"),
+    (lambda s: counting(s).compare(5), "compare takes"),
+    (lambda s: counting(s).compare(s.window(sl.tumbling("10s"), by="k").agg(n=pl.col("k").min())),
+     "differ in the type of 'n'"),
+    (lambda s: s.sql("SELECT i, i FROM this"), "two columns are named 'i'"),
+    (lambda s: s.sql("SELECT ts - ts AS gap FROM this"), "(?s)INTERVAL.*epoch_us"),
+    (lambda s: s.sql("SELECT i AS _offset FROM this"), "system column"),
+    (lambda s: s.sql("SELECT i FROM this TABLESAMPLE 3 ROWS"), "SAMPLE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_mistake_is_named_with_the_way_out(stream, mistake, said):
+    """No error of a library below comes through, and nothing wrong is answered."""
+    with pytest.raises(sl.StreamlabError, match=said):
+        mistake(stream)
+
+
+def test_text_names_a_column_as_in_polars(stream):
+    """``with_columns(z="i")`` is the column, not the letter."""
+    assert stream.with_columns(z="i").collect()["z"].sum() == sum(range(100))
+
+
+TUMBLE = "FROM tumble(events, INTERVAL '10 seconds')"
+CUMULATE = "FROM cumulate(events, INTERVAL '1 minute', INTERVAL '10 seconds')"
+JOINING = [
+    f"SELECT window_start, window_end, k, count(*) {TUMBLE} GROUP BY ROLLUP (window_start, window_end, k)",
+    f"SELECT window_start, k, count(*) {TUMBLE} GROUP BY GROUPING SETS ((window_start), (k))",
+    f"SELECT date_trunc('minute', window_start) AS window_start, count(*) {TUMBLE} GROUP BY 1",
+    f"SELECT DISTINCT date_trunc('minute', window_end) AS window_end {TUMBLE}",
+    f"SELECT DISTINCT ON (k) window_start, k {TUMBLE}",
+    f"SELECT window_end, row_number() OVER (PARTITION BY date_trunc('minute', window_end)) {TUMBLE}",
+    f"SELECT window_start, count(*) {CUMULATE} GROUP BY window_start",
+    f"SELECT window_end, row_number() OVER (PARTITION BY window_start) {CUMULATE}",
+    "SELECT window_start, count(*) FROM session(events, INTERVAL '3 seconds', k) GROUP BY ALL",
+    f"SELECT k, window_start AS at, count(*) AS window_end {TUMBLE} GROUP BY ALL",
+    f"SELECT window_end, i {TUMBLE} TABLESAMPLE 3 ROWS",
+    f"WITH w AS (SELECT i AS window_end {TUMBLE}) SELECT window_end, count(*) FROM w GROUP BY ALL",
+]
+
+
+@pytest.mark.parametrize("text", JOINING)
+def test_sql_that_joins_windows_which_close_apart_is_refused(lab, stream, text):
+    """What such a statement gives would depend on which windows happen to close together."""
+    with pytest.raises(sl.QueryError):
+        lab.query(text)
