@@ -10,6 +10,7 @@ is in the same state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -236,8 +237,11 @@ class _Compiler:
         def read() -> pl.DataFrame:
             import polars as pl
 
-            again = Runner(right, stops=[source.position for source in mine], raw=True)
+            stops = [source.position for source in mine]
+            again = Runner(right, stops=stops, raw=True)
             frames = [again.empty, *again.drain()]
+            for source in mine:
+                source.check()
             return _on_time(pl.concat(frames), again.delay)
 
         return read
@@ -279,18 +283,19 @@ def _by_order(node: p.Node) -> bool:
 def _table_joiner(node: p.TableJoin) -> TableJoiner:
     import polars as pl
 
-    schema = node.table.fix(pin=False).schema
+    table = node.table.recorded()  # what it held when a row was appended does not go by a replay
+    schema = table.fix(pin=False).schema
     columns = right_columns(list(node.input.schema), schema.names, node.on)
     deleted = ["_deleted"] if "_deleted" in schema.names else []
     names = [*node.on, *columns, "_append_time", *deleted]
 
     def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
-        log = node.table.log
+        log = table.log
         end = start
         if append_time > NEVER:
             log.settled(append_time, None)
             end = log.reader.find_appended(log.reader.moment(), append_time + 1)
-        part = node.table.within(start, max(end, start)).fix()
+        part = table.within(start, max(end, start)).fix()
         frame = pl.from_arrow(part.reader(names).read_all())
         assert isinstance(frame, pl.DataFrame)
         return frame, max(start, part.stop if end > start else start)
@@ -319,25 +324,33 @@ class Runner:
         _needed(plan, None, columns)
         width = len(list(p.sources_of(plan)))
         compiler = _Compiler(starts, late, width, edge, columns)
-        self.top, self.empty, self.delay = compiler.build(plan, plan)
-        self.sources, self.entries = compiler.sources, compiler.entries
-        self.names = compiler.names
-        self.operators = compiler.operators
-        self.raw = raw
-        self.rows_out = 0
-        self.mark = NEVER
-        self.late: list[list[pl.DataFrame]] = [[] for _ in self.operators]
-        for operator, found in zip(self.operators, self.late, strict=True):
-            if late:
-                operator.on_late = found.append
-        self.look(stops)
+        with self._still():
+            self.top, self.empty, self.delay = compiler.build(plan, plan)
+            self.sources, self.entries = compiler.sources, compiler.entries
+            self.names = compiler.names
+            self.operators = compiler.operators
+            self.raw = raw
+            self.rows_out = 0
+            self.mark = NEVER
+            self.late: list[list[pl.DataFrame]] = [[] for _ in self.operators]
+            for operator, found in zip(self.operators, self.late, strict=True):
+                if late:
+                    operator.on_late = found.append
+            self.look(stops)
 
     # -- driving -----------------------------------------------------------------------------
 
     def look(self, stops: Sequence[int] | None = None) -> None:
-        """See how far the sources reach now."""
-        for index, source in enumerate(self.sources):
-            source.refresh(None if stops is None else stops[index])
+        """See how far the sources reach now: those of a replay, at one instant of its clock."""
+        with self._still():
+            for index, source in enumerate(self.sources):
+                source.refresh(None if stops is None else stops[index])
+
+    def _still(self) -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        for source in p.sources_of(self.plan):
+            stack.enter_context(source.scan.log.still())
+        return stack
 
     def step(self, rows: int | None = None) -> pl.DataFrame | None:
         """Take one batch of one source through; return what is final now, None if nothing came.
