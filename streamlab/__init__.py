@@ -18,6 +18,7 @@ from streamlab.errors import (
     OffsetOutOfRange,
     QueryError,
     ReadOnly,
+    ReplaySeeked,
     SchemaMismatch,
     StreamExists,
     StreamlabError,
@@ -30,6 +31,7 @@ from streamlab.job import Job, Progress
 from streamlab.lab import Lab
 from streamlab.lab import open_lab as open  # noqa: A004
 from streamlab.query import Query
+from streamlab.replay import Replay
 from streamlab.rescue import salvage
 from streamlab.settings import Settings
 from streamlab.sinks import duckdb_sink as duckdb
@@ -65,6 +67,8 @@ __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
     "QueryError",
     "read_file",
     "ReadOnly",
+    "Replay",
+    "ReplaySeeked",
     "Report",
     "salvage",
     "SchemaMismatch",

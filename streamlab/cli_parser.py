@@ -30,6 +30,7 @@ GROUPS = {
         "tail": "show the last rows of a stream, and follow it",
         "sql": "run one SELECT over the streams of a lab",
         "query": "answer a windowed query, run it into a stream, or explain it",
+        "replay": "play streams back at any speed, by one clock",
     },
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
@@ -178,6 +179,32 @@ def _query(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def speed(text: str) -> float:
+    """Return a speed: 60, 60x, inf."""
+    value = float(text.removesuffix("x"))
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _replay(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument("streams", metavar="STREAM", nargs="+", help="one or several, by one clock")
+    verb.add_argument("--start", metavar="TIME", help="play from this instant on (the first row)")
+    verb.add_argument("--stop", metavar="TIME", help="and up to this one (the end there is now)")
+    verb.add_argument(
+        "--speed", type=speed, default=1.0, metavar="N", help="how many times as fast (1); inf"
+    )
+    verb.add_argument("--max-gap", metavar="2s", help="no silence lasts longer than this")
+    verb.add_argument(
+        "--clock",
+        choices=["event", "append"],
+        default="event",
+        help="which time it goes by (event)",
+    )
+    _json(verb)
+
+
 def _export(verb: argparse.ArgumentParser) -> None:
     _stream(verb)
     verb.add_argument("path", metavar="PATH", help="ends in .parquet, .csv, .tsv, .jsonl or .arrow")
@@ -272,6 +299,12 @@ VERBS = {
         tells; with --into each result gets into the stream once, however often this is run.""",
         'streamlab query my-lab "SELECT window_start, window_end, symbol, count(*) AS n FROM '
         "tumble(trades, INTERVAL '1 minute') GROUP BY ALL\"",
+    ),
+    "replay": Verb(
+        _replay,
+        """Prints each row when the clock comes to it, in the order of stream time, then of the names
+        given; Ctrl-C ends. With several streams each row has its stream's name.""",
+        "streamlab replay my-lab trades quotes --start 2026-01-05T09:30Z --speed 60 --max-gap 2s",
     ),
     "export": Verb(
         _export,

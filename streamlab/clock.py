@@ -9,13 +9,17 @@ All times in the core are int64 microseconds since 1970-01-01T00:00Z; `NEVER` is
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FOREVER", "NEVER", "Clock", "WallClock", "stream_times"]
+__all__ = ["FOREVER", "NEVER", "Clock", "Pacer", "Stopwatch", "WallClock", "stream_times"]
+
+LONGEST_WAIT = 3600.0
+"""Nobody sleeps longer, in seconds, without looking again."""
 
 NEVER = -(2**63)
 """The stream time of a stream in which nothing has happened yet."""
@@ -37,6 +41,31 @@ class WallClock:
 
     def now(self) -> int:
         return time.time_ns() // 1_000
+
+
+@runtime_checkable
+class Pacer(Protocol):
+    """What a replay is paced by: a clock that one can also wait for."""
+
+    def now(self) -> int:
+        """Return how much time has passed since whenever, in microseconds."""
+        ...
+
+    def wait(self, turn: threading.Condition, until: int) -> None:
+        """Wait, holding ``turn``, until then at most; a notification ends it."""
+        ...
+
+
+class Stopwatch:
+    """Time that passes evenly, whatever is done to the clock on the wall."""
+
+    def now(self) -> int:
+        return time.monotonic_ns() // 1_000
+
+    def wait(self, turn: threading.Condition, until: int) -> None:
+        seconds = (until - self.now()) / 1e6
+        if seconds > 0:
+            turn.wait(min(seconds, LONGEST_WAIT))
 
 
 def stream_times(before: int, event_times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

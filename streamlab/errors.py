@@ -16,6 +16,7 @@ StreamlabError
 ├── NewerFormat                      written by a newer streamlab
 ├── HistoryChanged                   what was recorded about a stream no longer fits it
 ├── WriterPoisoned (OSError)         a failed fsync: what is on disk is unknown until reopened
+├── ReplaySeeked                     the replay that was followed has been set back
 ├── QueryError (ValueError)          a query that cannot be answered, or is refused
 └── MissingExtra (ImportError)       an optional dependency, with the pip line
 
@@ -39,6 +40,7 @@ __all__ = [
     "OffsetOutOfRange",
     "QueryError",
     "ReadOnly",
+    "ReplaySeeked",
     "SchemaMismatch",
     "StreamExists",
     "StreamLocked",
@@ -146,6 +148,10 @@ class HistoryChanged(StreamlabError):
 
 class WriterPoisoned(StreamlabError, OSError):
     """An fsync failed, so what is on disk is unknown until the lab is reopened."""
+
+
+class ReplaySeeked(StreamlabError):
+    """The replay that was followed has been set back: what comes now was there before."""
 
 
 class QueryError(StreamlabError, ValueError):

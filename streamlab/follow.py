@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from streamlab.duration import parse_instant
-from streamlab.errors import OffsetOutOfRange
+from streamlab.errors import OffsetOutOfRange, ReplaySeeked
 from streamlab.log.log import LONGEST_PAUSE
 from streamlab.scan import Scan, offset_of
 
-__all__ = ["Follower", "first_offset"]
+__all__ = ["Follower", "first_offset", "same_generation"]
 
 
 class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
@@ -38,6 +38,8 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         self._left = rows
         self._ready: Iterator[pa.RecordBatch] = iter(())
         self._ready_until = 0  # the offset that what is ready reaches to
+        self._generation = scan.log.generation
+        self._over = False  # whether nothing can follow what was looked at
         snapshot = scan.fix(pin=False)
         self.position = first_offset(scan, start, snapshot.start, snapshot.stop)
 
@@ -83,7 +85,7 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
     def _waiting_time(self, started: float) -> float | None:
         """Return how long to wait for more at most; 0 when nothing more can come."""
         bounded = self._scan.stop is not None and self.position >= self._scan.stop
-        if self._left == 0 or self._scan.fixed is not None or bounded:
+        if self._left == 0 or self._scan.fixed is not None or bounded or self._over:
             return 0.0
         if self._timeout is None:
             return None
@@ -110,6 +112,8 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         # The last rows that were looked at may not have been of the view.
         self.position = max(self.position, self._ready_until)
         snapshot = replace(self._scan, start=max(self._scan.start, self.position)).fix(pin=False)
+        same_generation(self._scan, self._generation)
+        self._over = self._scan.log.over(snapshot.moment)
         if snapshot.start > self.position:
             raise OffsetOutOfRange(
                 f"offset {self.position} of stream {snapshot.info.name!r} was removed before it "
@@ -123,14 +127,29 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         return self._next_piece()
 
 
+def same_generation(scan: Scan, generation: int) -> None:
+    """See that a replay was not set back since; called after a look, so that the look was before.
+
+    Raises:
+        ReplaySeeked: it was.
+    """
+    if scan.log.generation != generation:
+        raise ReplaySeeked(
+            f'the replay of stream "{scan.info().name}" has been set back: what comes now was there before',
+            hint="follow it again, or run the query again, from where the replay is now",
+        )
+
+
 def first_offset(scan: Scan, start: Any, earliest: int, end: int) -> int:
     """Return the offset that a ``start`` means: ``"earliest"``, ``"end"``, an offset, an instant.
+
+    The earliest of a replay is where it starts: the rows before are history.
 
     Raises:
         OffsetOutOfRange: an offset that is not there.
     """
     if start == "earliest":
-        return earliest
+        return earliest if scan.origin is None else max(earliest, min(scan.origin.begin, end))
     if start == "end":
         return end
     offset = offset_of(start)

@@ -23,7 +23,7 @@ from streamlab.log import Log, Rows
 from streamlab.partition import partitions
 from streamlab.schema import SYSTEM_FIELDS, batches, conform, event_times, to_table
 
-__all__ = ["append", "append_deletion", "rows_of"]
+__all__ = ["append", "append_deletion", "rows_again", "rows_of"]
 
 FRAME_ROWS = 1 << 20
 """A big append is cut into frames of at most so many rows."""
@@ -153,6 +153,17 @@ def rows_of(log: Log, info: StreamInfo, data: pa.Table | pa.RecordBatch) -> Rows
     return _rows(log, info, conform(data, info.schema))
 
 
+def rows_again(log: Log, info: StreamInfo, table: pa.Table) -> Rows:
+    """Return rows that were read from a stream as rows of one like it, deletions included."""
+    if not info.has_deletions:
+        return rows_of(log, info, table)
+    batch = conform(table, pa.schema([field.with_nullable(True) for field in info.schema]))
+    events = None if info.time is None else _check_times(log, info, batch.column(info.time))
+    deleted = table.column("_deleted").combine_chunks()
+    placed = functools.partial(_placed, info, batch, deleted=deleted)
+    return Rows(placed, info.schema_id, events)
+
+
 def _rows(log: Log, info: StreamInfo, batch: pa.RecordBatch) -> Rows:
     events = None
     if info.time is not None:
@@ -199,7 +210,7 @@ def _check_times(log: Log, info: StreamInfo, column: pa.Array) -> tuple[int, int
 
 
 def _placed(
-    info: StreamInfo, batch: pa.RecordBatch, base: int, *, deleted: bool = False
+    info: StreamInfo, batch: pa.RecordBatch, base: int, *, deleted: bool | pa.Array = False
 ) -> pa.RecordBatch:
     """Return a batch with the system columns that are stored."""
     schema = info.stored(info.schema_id)
@@ -208,7 +219,8 @@ def _placed(
         keys = [batch.column(name) for name in info.key]
         arrays["_partition"] = place(keys, info.partitions, base, batch.num_rows)
     if info.has_deletions:
-        arrays["_deleted"] = pa.repeat(pa.scalar(deleted), batch.num_rows)
+        whole = isinstance(deleted, bool)
+        arrays["_deleted"] = pa.repeat(pa.scalar(deleted), batch.num_rows) if whole else deleted
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 

@@ -25,7 +25,7 @@ from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import EPOCH
 from streamlab.engines.changes import Changes, Finals
 from streamlab.engines.local import Runner
-from streamlab.engines.run import await_news, bounded, serials
+from streamlab.engines.run import await_news, await_places, bounded, serials
 from streamlab.errors import (
     HistoryChanged,
     OffsetOutOfRange,
@@ -269,6 +269,8 @@ class Job:
 
     def _run(self) -> None:
         runner = self._restored()
+        if runner is None:
+            return
         while not self._stop.is_set():
             looked = serials(runner)
             runner.look()
@@ -359,16 +361,25 @@ class Job:
             if source.scan.fixed is None:
                 source.scan.log.hold(f"job-{self.name}", offset)
 
-    def _restored(self) -> Runner:
-        """Return a runner in the state in which the job was."""
+    def _restored(self) -> Runner | None:
+        """Return a runner in the state in which the job was; None if its replay does not get there."""
         template = Runner(self._plan, edge=self._spec.edge, raw=True)
         emission = Changes if self._spec.emit == "changes" else Finals
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
         times = self._spec.times if state is None else state["stream_times"]
+        reached = [NEVER] * len(stops)
         if state is not None:
             self._check_history(state)
+            reached = state["stream_times"]
+            self._base = {name: int(state[name]) for name in self._base}
+            self._epoch = int(state["epoch"])
+            with self._turn:
+                self._seen = tuple(zip(stops, reached, strict=True))
+                self._turn.notify_all()
+        if not await_places(self._plan, stops, reached, self._stop):
+            return None
         runner = Runner(
             self._plan, starts=starts, stops=stops, times=times, edge=self._spec.edge, raw=True
         )
@@ -377,8 +388,6 @@ class Job:
         self._emission = emission(runner)
         if state is not None:
             self._emission.resume()
-            self._base = {name: int(state[name]) for name in self._base}
-            self._epoch = int(state["epoch"])
         self._base = {name: base - getattr(runner, name) for name, base in self._base.items()}
         self._runner = runner
         self._placed = self._state(runner)
@@ -414,12 +423,9 @@ class Job:
             state["appended"],
             strict=True,
         ):
-            snapshot = source.scan.fix(pin=False)
-            found = (
-                source.scan.log.reader.append_time_below(position)
-                if position <= snapshot.stop
-                else -1
-            )
+            scan = source.scan.recorded()
+            snapshot = scan.fix(pin=False)
+            found = scan.log.reader.append_time_below(position) if position <= snapshot.stop else -1
             if found != appended and not (found is None and position > 0 and since == position):
                 raise HistoryChanged(
                     f'stream "{source.name}" does not hold the rows that job "{self.name}" has read: it '

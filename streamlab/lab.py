@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from streamlab import views
 from streamlab.catalog import Catalog, StreamInfo, require_columns, stored_schema
-from streamlab.clock import Clock, WallClock
+from streamlab.clock import Clock, Pacer, Stopwatch, WallClock
 from streamlab.duration import Duration, Instant, format_instant, parse_delay, parse_instant
 from streamlab.errors import (
     InvalidTime,
@@ -44,6 +44,7 @@ from streamlab.stream import Stream
 if TYPE_CHECKING:
     import duckdb
 
+    from streamlab.replay import Replay
     from streamlab.verify import Report
 
 __all__ = ["Lab", "open_lab"]
@@ -103,6 +104,7 @@ class Lab(Mapping[str, Stream]):
         else:
             self._catalog.create()
         self._catalog.jobs = self._jobs = Jobs(self)
+        self._replays: weakref.WeakSet[Replay] = weakref.WeakSet()
         _OPEN.add(self)
 
     @property
@@ -202,7 +204,7 @@ class Lab(Mapping[str, Stream]):
         except StreamExists:
             if not exist_ok:
                 raise
-            _check_same(self._catalog.info(name), info)
+            check_same(self._catalog.info(name), info)
             return self[name]
         stream = self[name]
         if data is not None:
@@ -366,6 +368,39 @@ class Lab(Mapping[str, Stream]):
         self._catalog.info(name)  # raises for a name that never was
         return self[name]._view(views.reopened(self[name]._scan, name, value))  # noqa: SLF001
 
+    def replay(
+        self,
+        *names: str,
+        start: Instant | None = None,
+        stop: Instant | None = None,
+        speed: float = 1.0,
+        max_gap: Duration | None = None,
+        clock: Literal["event", "append"] = "event",
+    ) -> Replay:
+        """Return a replay of these streams (of all, if none is named), paused at ``start``.
+
+        Its streams end where its clock is, and grow as it plays. The clock is stream time, or with
+        ``clock="append"`` append time; ``start`` and ``stop`` are instants of it, by default the
+        first and the last there are now. ``speed`` is how many seconds pass in one. ``max_gap`` is
+        how long a silence lasts at most, on the wall.
+
+        Raises:
+            StreamNotFound: there is no stream of that name.
+            InvalidTime: there is nothing between start and stop.
+        """
+        from streamlab.replay import Replay
+
+        self._check_open()
+        if len(set(names)) < len(names):
+            raise ValueError(f"a replay has each stream once; got {', '.join(names)}")
+        streams = {name: self[name] for name in names or self._names()}
+        pacer = self._clock if isinstance(self._clock, Pacer) else Stopwatch()
+        made = Replay(
+            streams, pacer, start=start, stop=stop, speed=speed, max_gap=max_gap, clock=clock
+        )
+        self._replays.add(made)
+        return made
+
     # -- care --------------------------------------------------------------------------------
 
     def verify(self) -> Report:
@@ -383,6 +418,8 @@ class Lab(Mapping[str, Stream]):
         Raises:
             SchemaMismatch: one of them held a bad event; the lab is closed all the same.
         """
+        for replay in list(self._replays):
+            replay.stop()
         self._jobs.stop_all()
         errors = [
             e for log in list(self._logs.values()) if _is_last(self, log) for e in log.drain()
@@ -445,7 +482,7 @@ def _schema_and_data(given: Any) -> tuple[pa.Schema, Any]:
     return table.schema, table
 
 
-def _check_same(have: StreamInfo, want: StreamInfo) -> None:
+def check_same(have: StreamInfo, want: StreamInfo) -> None:
     """Refuse to take a stream for another one that happens to have its name."""
     for what in ("time", "key", "partitions", "cleanup", "delay", "retention", "settings"):
         if getattr(have, what) != getattr(want, what):

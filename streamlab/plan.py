@@ -221,7 +221,8 @@ def describe(node: Node) -> list[str]:
             scan = node.scan
             bounded = scan.fixed is not None or scan.since is not None or scan.until is not None
             view = f" [{scan.start}, {scan.stop})" if bounded else ""
-            lines.append(f"from {node.name}{view}")
+            origin = "" if scan.origin is None else f" {scan.origin.what}"
+            lines.append(f"from {node.name}{view}{origin}")
         case Filter():
             lines.append(f"filter {exprs(node.conditions)}")
         case Project():

@@ -28,7 +28,7 @@ from streamlab.log.manifest import Segment
 from streamlab.log.segment import Chunk
 from streamlab.schema import SYSTEM_FIELDS, adapt
 
-__all__ = ["Scan", "Snapshot", "floor_scalar", "offset_of", "time_scalar"]
+__all__ = ["Origin", "Scan", "Snapshot", "floor_scalar", "offset_of", "time_scalar"]
 
 PIECE_ROWS = 1 << 20
 """Batches are handed on in pieces of at most so many rows."""
@@ -50,6 +50,7 @@ class Scan:
     fixed: Moment | None = None
     pin: Any = None  # keeps the rows of a fixed moment from being removed
     asked: int = 0  # the offset that somebody asked it to begin at
+    origin: Origin | None = None  # of a stream that is replayed
 
     def fix(self, *, pin: bool = True) -> Snapshot:
         """Take the moment that is now, or the one this scan is fixed to; pinned if so asked."""
@@ -69,10 +70,27 @@ class Scan:
         start, stop = snapshot.start, snapshot.stop
         return replace(self, start=start, stop=stop, fixed=snapshot.moment, pin=snapshot.pin)
 
+    def recorded(self) -> Scan:
+        """Return this scan of all that is recorded, however far a replay has come with it."""
+        if self.origin is None:
+            return self
+        base = self.origin.scan
+        stop = base.stop if self.stop is None else self.stop
+        return replace(self, log=base.log, stop=stop, fixed=base.fixed, pin=base.pin, origin=None)
+
     def within(self, start: int, stop: int) -> Scan:
         """Return the part of this scan with offsets in [start, stop)."""
         stop = stop if self.stop is None else min(stop, self.stop)
         return replace(self, start=max(self.start, start), stop=max(stop, self.start))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a replayed stream is a replay of."""
+
+    scan: Scan  # the recorded rows, fixed
+    begin: int  # where "earliest" is for who follows it: the rows before are history
+    what: str  # "replayed from 2026-01-05T09:30:00Z"
 
 
 @dataclass(frozen=True)

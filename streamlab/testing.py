@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,8 @@ class ManualClock:
 
     def __init__(self, start: Instant = "2026-01-01T00:00:00Z") -> None:
         self._micros = parse_instant(start)
+        self._waiting: weakref.WeakSet[threading.Condition] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         from streamlab.duration import format_instant
@@ -48,12 +52,28 @@ class ManualClock:
         return self._micros
 
     def advance(self, by: Duration) -> None:
-        """Move forward."""
+        """Move forward, and wake what waits for a time to come."""
         self._micros += parse_duration(by, what="by")
+        self._wake()
 
     def set(self, to: Instant) -> None:
         """Jump, forward or back: what a wall clock that is corrected does."""
         self._micros = parse_instant(to)
+        self._wake()
+
+    def wait(self, turn: threading.Condition, until: int) -> None:
+        """Wait, holding ``turn``, until this clock is moved or ``turn`` notified; then look again."""
+        with self._lock:
+            self._waiting.add(turn)
+        if self._micros < until:
+            turn.wait()
+
+    def _wake(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
+        for turn in waiting:
+            with turn:
+                turn.notify_all()
 
 
 @contextlib.contextmanager

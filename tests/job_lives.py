@@ -33,9 +33,8 @@ def setup(command):
         stream.advance("end")
 
 
-def queries(lab, path):
+def queries(lab, path, events):
     """Yield the jobs of a life in order: a window, a window over it, a row-wise one, a table."""
-    events = lab["events"]
     ten = events.window(sl.tumbling("10s"), by="k").agg(n=pl.len(), s=pl.col("i").sum())
     yield ten, "ten"
     yield (
@@ -60,9 +59,33 @@ def life(command):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     path = str(Path(command["path"]).parent / "results.duckdb") if command.get("database") else None
     lab = sl.open(command["path"])
-    for query, into in queries(lab, path):
-        query.run(into, follow=False).wait(60, caught_up=False)
+    if "steps" in command:
+        replayed(lab, path, command)
+    else:
+        for query, into in queries(lab, path, lab["events"]):
+            query.run(into, follow=False).wait(60, caught_up=False)
     lab.close()
+
+
+def replayed(lab, path, command):
+    """Run the jobs over a replay that begins anew and goes in these steps; copy it to another lab."""
+    other = sl.open(Path(command["path"]).parent / "copy", sync="os")
+    with lab.replay("events", speed=float("inf")) as replay:
+        feed = replay.into(other)
+        jobs = []
+        for query, into in queries(lab, path, replay["events"]):
+            follow = into != "five"  # what runs over results ends with them
+            jobs.append((query, into, query.run(into, follow=follow)))
+        for step in command["steps"]:
+            replay.step(step)
+            jobs[0][2].wait(60)
+        replay.seek("end")
+        for query, into, job in jobs:
+            job.wait(60, caught_up=False)
+            if into == "five":
+                query.run(into, follow=False).wait(60, caught_up=False)
+        feed.wait(60, caught_up=False)
+    other.close()
 
 
 def place_first():
@@ -87,6 +110,12 @@ def rows(command):
             if name in lab:
                 frame = lab[name].to_polars().drop("_partition", "_append_time")
                 found[name] = [str(row) for row in frame.rows()]
+    copy = Path(command["path"]).parent / "copy"
+    if copy.exists():
+        with sl.open(copy) as lab, sl.open(command["path"]) as real:
+            both = [one["events"].to_polars().drop("_append_time") for one in (lab, real)]
+            times = [one["events"].stats().stream_time for one in (lab, real)]
+            found["copied"] = both[0].equals(both[1]) and times[0] == times[1]
     database = Path(command["path"]).parent / "results.duckdb"
     if database.exists():
         with duckdb.connect(str(database)) as connection:

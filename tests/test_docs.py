@@ -59,6 +59,21 @@ def test_the_queries_of_the_page_run(checkout):
         assert [line for line in said if not line.startswith(" ")] == ["Plan", "How", "Now"]
 
 
+def test_the_replay_of_the_page_runs(checkout):
+    """The session of docs/replay.md runs, and its job gives what a collect gives."""
+    (code,) = blocks("python", (ROOT / "docs" / "replay.md").read_text())
+    with sl.open("lab") as lab:
+        trades = lab.create("trades", "datasets/trades.parquet", time="ts", delay="5s")
+        names = {"sl": sl, "pl": pl, "lab": lab}
+        code = code.replace("2026-01-05 09:30", str(trades.head(1)["ts"][0]))
+        code = code.replace("> 120", f"> {trades.to_polars()['price'].quantile(0.9)}")
+        exec(code, names)
+        whole = trades.window(sl.tumbling("1m"), by="symbol").agg(n=pl.len()).collect("final")
+        assert lab["minutes_again"].to_polars().select(whole.columns).equals(whole)
+        assert 0 < names["before"].height < whole.height
+        assert names["found"].height == 1
+
+
 def test_the_commands_of_the_readme_run(checkout):
     """Every `streamlab` line of the README runs, one after the other, in an empty folder."""
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -95,6 +95,40 @@ def test_a_place_that_is_committed_before_its_results_is_found_out(lives, templa
     print(f"{len(wrong)} of {died} kills found out")
 
 
+def test_killed_over_replays_each_result_is_there_once(lives, template, tmp_path):
+    """Each life replays anew in other steps, and is killed at a change of the disk: as one quiet run."""
+    draw = seeded("replays")
+    died = 0
+    for at in range(2, 90, 22 if SCALE <= 1 else 2):
+        lab = fresh(template, tmp_path, f"replayed-{at}")
+        for life in (at, at + draw.randint(0, 40), None):
+            steps = [draw.choice([1, 3, 10, "1s", "30s", "2m"]) for _ in range(draw.randint(0, 5))]
+            more = {} if life is None else {"at": life, "how": draw.choice(HOWS)}
+            answer = lives.ask(
+                do="life", path=lab, epoch=draw.choice([3, 10]), database=True, steps=steps, **more
+            )
+            died += answer["killed"]
+            assert answer["killed"] or answer["code"] == 0, answer
+        found = lives.ask(do="rows", path=lab)["said"]
+        assert found.pop("copied") is True
+        assert found == template[1], at
+        shutil.rmtree(lab.parent)
+    print(f"{died} kills")
+    assert died > 4
+
+
+def test_a_replay_whose_jobs_begin_anew_is_found_out(lives, template, tmp_path):
+    """The control: places that are committed before their results are lost over a replay too."""
+    wrong = 0
+    for at in range(6, 60, 18):
+        lab = fresh(template, tmp_path, f"replayed-control-{at}")
+        for more in ({"at": at, "how": "after"}, {}):
+            lives.ask(do="life", path=lab, epoch=10, steps=[10], control=True, **more)
+        found = lives.ask(do="rows", path=lab)["said"]
+        wrong += any(found.get(name) != template[1][name] for name in ("ten", "five", "some"))
+    assert wrong
+
+
 def test_killed_at_random_moments_streams_and_tables_hold_each_result_once(
     lives, template, tmp_path
 ):

@@ -277,6 +277,8 @@ class _Compiler:
             times = [source.stream_time for source in mine]
             again = Runner(right, stops=stops, times=times, raw=True)
             frames = [again.empty, *again.drain()]
+            for source in mine:
+                source.check()
             return _on_time(pl.concat(frames), again.delay)
 
         return read
@@ -324,17 +326,18 @@ def _by_order(node: p.Node) -> bool:
 def _table_joiner(node: p.TableJoin) -> TableJoiner:
     import polars as pl
 
-    schema = node.table.fix(pin=False).schema
+    table = node.table.recorded()  # what it held when a row was appended does not go by a replay
+    schema = table.fix(pin=False).schema
     columns = right_columns(list(node.input.schema), schema.names, node.on)
     names = [*node.on, *columns, "_append_time"]
 
     def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
-        log = node.table.log
+        log = table.log
         end = start
         if append_time > NEVER:
             log.settled(append_time, None)
             end = log.reader.find_appended(log.reader.moment(), append_time + 1)
-        part = node.table.within(start, max(end, start)).fix()
+        part = table.within(start, max(end, start)).fix()
         deleted = (
             ["_deleted"] if "_deleted" in part.schema.names else []
         )  # since the first deletion
@@ -368,25 +371,36 @@ class Runner:
         _needed(plan, None, columns)
         width = len(list(p.sources_of(plan)))
         compiler = _Compiler(starts, late, width, edge, columns)
-        self.top, self.empty, self.delay = compiler.build(plan, plan)
-        self.sources, self.entries = compiler.sources, compiler.entries
-        self.names = compiler.names
-        self.operators = compiler.operators
-        self.raw = raw
-        self.rows_out = 0
-        self.mark = NEVER
-        self.late: list[list[pl.DataFrame]] = [[] for _ in self.operators]
-        for operator, found in zip(self.operators, self.late, strict=True):
-            if late:
-                operator.on_late = found.append
-        self.look(stops, times)
+        with self._still():
+            self.top, self.empty, self.delay = compiler.build(plan, plan)
+            self.sources, self.entries = compiler.sources, compiler.entries
+            self.names = compiler.names
+            self.operators = compiler.operators
+            self.raw = raw
+            self.rows_out = 0
+            self.mark = NEVER
+            self.late: list[list[pl.DataFrame]] = [[] for _ in self.operators]
+            for operator, found in zip(self.operators, self.late, strict=True):
+                if late:
+                    operator.on_late = found.append
+            self.look(stops, times)
 
     # -- driving -----------------------------------------------------------------------------
 
     def look(self, stops: Sequence[int] | None = None, times: Sequence[int] | None = None) -> None:
-        """See how far the sources reach now, or only as far as a run was that stood there."""
-        for index, source in enumerate(self.sources):
-            source.refresh(stops[index] if stops else None, times[index] if times else None)
+        """See how far the sources reach now, or only as far as a run was that stood there.
+
+        Those of a replay are seen at one instant of its clock.
+        """
+        with self._still():
+            for index, source in enumerate(self.sources):
+                source.refresh(stops[index] if stops else None, times[index] if times else None)
+
+    def _still(self) -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        for source in p.sources_of(self.plan):
+            stack.enter_context(source.scan.log.still())
+        return stack
 
     def step(self, rows: int | None = None) -> pl.DataFrame | None:
         """Take one batch of one source through; return what is final now, None if nothing came.

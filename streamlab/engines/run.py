@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamlab import plan as p
@@ -21,9 +21,12 @@ from streamlab.follow import first_offset
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["await_news", "begin_at", "bounded", "results", "serials"]
+__all__ = ["await_news", "await_places", "begin_at", "bounded", "results", "serials"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
+
+LONGEST_SLEEP = 0.05
+"""How long it takes at most, in seconds, until a stop is noticed."""
 
 
 def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int], list[int]]:
@@ -96,9 +99,25 @@ def results(plan: p.Node, start: Any, emit: str, timeout: float | None) -> Itera
             return
 
 
+def await_places(
+    plan: p.Node, offsets: Sequence[int], stream_times: Sequence[int], stop: threading.Event
+) -> bool:
+    """Wait until replays have come to where a run was; False if they end before, or on a stop."""
+    for source, offset, stream_time in zip(p.sources_of(plan), offsets, stream_times, strict=True):
+        log = source.scan.log
+        while source.scan.origin is not None:
+            moment = source.scan.fix(pin=False).moment
+            if (moment.end, moment.stream_time) >= (offset, stream_time):
+                break
+            if stop.is_set() or log.over(moment):
+                return False
+            log.nap(LONGEST_SLEEP)
+    return True
+
+
 def bounded(runner: Runner) -> bool:
-    """Whether nothing can come any more: all sources are views that were read."""
-    return all(source.scan.fixed is not None for source in runner.sources)
+    """Whether nothing can come any more: all sources are views that were read, or replays that are over."""
+    return all(source.over for source in runner.sources)
 
 
 def serials(runner: Runner) -> list[int]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import APPENDED, BEFORE, ORDER, TIME, Batch, Since
 from streamlab.errors import OffsetOutOfRange
+from streamlab.follow import same_generation
 from streamlab.log.segment import Chunk
 from streamlab.scan import Scan, Snapshot, append_times, with_system
 from streamlab.schema import event_times
@@ -69,6 +70,7 @@ class SourceReader:
         self.index, self.width = index, width
         self.appended = appended
         self.columns = columns  # those of the query, whatever the stream has by now
+        self._generation = scan.log.generation
         snapshot = scan.fix()
         self.first = snapshot.start
         self.position = snapshot.start if start is None else start
@@ -117,6 +119,7 @@ class SourceReader:
 
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
+            ReplaySeeked: the replay that is read has been set back.
         """
         self._known = stream_time
         if self._ahead is not None:  # what was read and not given out is read again
@@ -126,6 +129,7 @@ class SourceReader:
         if stop is not None:
             scan = replace(scan, stop=stop if scan.stop is None else min(stop, scan.stop))
         snapshot = scan.fix(pin=pin)
+        self.check()
         if snapshot.start > self.position:
             raise OffsetOutOfRange(
                 f"offset {self.position} of stream {snapshot.info.name!r} was removed before the "
@@ -135,6 +139,19 @@ class SourceReader:
         self._look(snapshot)
         part = replace(snapshot, start=self.position, since=None, until=None)
         self._chunks = part.chunks(part.segments()) if self.position < snapshot.stop else iter(())
+
+    def check(self) -> None:
+        """See that the replay that is read was not set back since this reader began.
+
+        Raises:
+            ReplaySeeked: it was.
+        """
+        same_generation(self.scan, self._generation)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can follow what was there at the last look."""
+        return self.scan.fixed is not None or self.scan.log.over(self.snapshot.moment)
 
     @property
     def lag(self) -> int:

@@ -26,7 +26,7 @@ from streamlab.log.background import CHORES
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.maintain import Maintenance
 from streamlab.log.manifest import ACTIVE, Manifest, Segment, file_name, write_manifest
-from streamlab.log.reader import LogReader
+from streamlab.log.reader import LogReader, Moment
 from streamlab.log.segment import Mark, SegmentWriter
 from streamlab.log.writer import LogWriter, Policy
 
@@ -47,7 +47,13 @@ def _loss(sync: str | int) -> float:
 
 
 class Log:
-    """One stream's folder, open."""
+    """One stream's folder, open.
+
+    It only goes forward. A replay shows a log that may be set back: `generation` counts how often,
+    and `over` says that it goes no further than a moment.
+    """
+
+    generation = 0
 
     def __init__(
         self,
@@ -103,6 +109,14 @@ class Log:
         if _loss(sync) < _loss(self.writer.policy.sync):
             self.writer.promise(sync)
             self.maintenance.durable = True
+
+    def over(self, moment: Moment) -> bool:  # noqa: ARG002 - what a replay goes by
+        """Whether nothing can follow a moment: never, of a log that is written."""
+        return False
+
+    def still(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what a replay shows as it is for as long as this is entered; a log goes on."""
+        return contextlib.nullcontext()
 
     # -- news --------------------------------------------------------------------------------
 

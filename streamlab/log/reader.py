@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from streamlab.clock import FOREVER, NEVER, stream_times
 from streamlab.errors import CorruptSegment, OffsetOutOfRange, StreamNotFound
@@ -376,6 +377,16 @@ class LogReader:
                 return min(max(base, moment.start), moment.end)
             index += 1
         return moment.end
+
+    def runs(self, moment: Moment, segment: Segment) -> tuple[npt.NDArray[np.void], int]:
+        """Return the runs of a segment, and the offset after the last; there may be later ones too.
+
+        No row is read for it. Where the segment's file was merged into another, it is that one's.
+        """
+        active = segment is moment.manifest.active
+        stop = moment.end if active else segment.stop
+        file, _ = self._reached(segment, segment.base, stop)
+        return file.runs_until(moment.append_time if active else FOREVER)
 
     def times_at(self, moment: Moment, offset: int, column: str | None) -> tuple[int, int]:
         """Return the stream time of the row at an offset, and its append time."""

@@ -188,6 +188,17 @@ class SegmentFile:
                 pass
             return self.last_note
 
+    def runs_until(self, append_time: int) -> tuple[npt.NDArray[np.void], int]:
+        """Walk on over what was appended until then; return the table of runs and where it ends.
+
+        A file that has grown since it was mapped, and was removed, is not walked any further.
+        """
+        with self._lock:
+            with contextlib.suppress(FileNotFoundError):
+                for _ in self.walk(until=append_time):
+                    pass
+            return self.runs, self.mark.end
+
     @property
     def runs(self) -> npt.NDArray[np.void]:
         """The table of runs, as far as walked."""
