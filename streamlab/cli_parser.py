@@ -30,6 +30,7 @@ GROUPS = {
         "tail": "show the last rows of a stream, and follow it",
         "sql": "run one SELECT over the streams of a lab",
         "query": "answer a windowed query, run it into a stream, or explain it",
+        "groups": "show how far consumer groups have come, or move one",
     },
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
@@ -178,6 +179,25 @@ def _query(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _groups(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument("group", metavar="GROUP", nargs="?", help="one group; without it, all")
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--reset-to", metavar="WHERE", help='"earliest", "end", an offset, or an instant'
+    )
+    where.add_argument(
+        "--shift",
+        metavar="ROWS|1h",
+        help="rows of each partition, or stream time; --shift=-1h: back",
+    )
+    verb.add_argument("--stream", metavar="STREAM", help="move the group in this stream only")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="only show the moves (default)")
+    how.add_argument("--yes", action="store_true", help="move the group")
+    _json(verb)
+
+
 def _export(verb: argparse.ArgumentParser) -> None:
     _stream(verb)
     verb.add_argument("path", metavar="PATH", help="ends in .parquet, .csv, .tsv, .jsonl or .arrow")
@@ -272,6 +292,12 @@ VERBS = {
         tells; with --into each result gets into the stream once, however often this is run.""",
         'streamlab query my-lab "SELECT window_start, window_end, symbol, count(*) AS n FROM '
         "tumble(trades, INTERVAL '1 minute') GROUP BY ALL\"",
+    ),
+    "groups": Verb(
+        _groups,
+        """Position, end, rows behind and the owner's process of each partition. A group is moved
+        only with --yes, and while it has no members.""",
+        "streamlab groups my-lab billing --shift=-1h",
     ),
     "export": Verb(
         _export,
