@@ -5,8 +5,10 @@
 """
 
 from streamlab.connectors.host import host
+from streamlab.consumer import Consumer
 from streamlab.errors import (
     CorruptSegment,
+    Fenced,
     FutureEvent,
     HistoryChanged,
     InvalidDuration,
@@ -27,6 +29,7 @@ from streamlab.errors import (
     WriterPoisoned,
 )
 from streamlab.files import export, read_file
+from streamlab.groups import Group
 from streamlab.job import Job, Progress
 from streamlab.lab import Lab
 from streamlab.lab import open_lab as open  # noqa: A004
@@ -44,11 +47,14 @@ from streamlab.writer import Writer
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
+    "Consumer",
     "CorruptSegment",
     "cumulative",
     "duckdb",
     "export",
+    "Fenced",
     "FutureEvent",
+    "Group",
     "HistoryChanged",
     "hopping",
     "host",

@@ -247,7 +247,7 @@ class Catalog:
         remove_folder(beside)
 
 
-def check_name(name: str, taken: Iterable[str]) -> None:
+def check_name(name: str, taken: Iterable[str], what: str = "stream") -> None:
     """Refuse a name that could not be a folder everywhere, or differs from another by case only.
 
     Raises:
@@ -263,7 +263,7 @@ def check_name(name: str, taken: Iterable[str]) -> None:
             f"it differs from {twins[0]!r} by case only, which some file systems cannot tell apart"
         )
     if why:
-        raise InvalidName(f"{name!r} is no name for a stream: {why}")
+        raise InvalidName(f"{name!r} is no name for a {what}: {why}")
 
 
 def is_stream(entry: os.DirEntry[str]) -> bool:

@@ -31,6 +31,7 @@ GROUPS = {
         "sql": "run one SELECT over the streams of a lab",
         "query": "answer a windowed query, run it into a stream, or explain it",
         "replay": "play streams back at any speed, by one clock",
+        "groups": "show how far consumer groups have come, or move one",
     },
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
@@ -205,6 +206,25 @@ def _replay(verb: argparse.ArgumentParser) -> None:
     _json(verb)
 
 
+def _groups(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument("group", metavar="GROUP", nargs="?", help="one group; without it, all")
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--reset-to", metavar="WHERE", help='"earliest", "end", an offset, or an instant'
+    )
+    where.add_argument(
+        "--shift",
+        metavar="ROWS|1h",
+        help="rows of each partition, or stream time; --shift=-1h: back",
+    )
+    verb.add_argument("--stream", metavar="STREAM", help="move the group in this stream only")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="only show the moves (default)")
+    how.add_argument("--yes", action="store_true", help="move the group")
+    _json(verb)
+
+
 def _export(verb: argparse.ArgumentParser) -> None:
     _stream(verb)
     verb.add_argument("path", metavar="PATH", help="ends in .parquet, .csv, .tsv, .jsonl or .arrow")
@@ -305,6 +325,12 @@ VERBS = {
         """Prints each row when the clock comes to it, in the order of stream time, then of the names
         given; Ctrl-C ends. With several streams each row has its stream's name.""",
         "streamlab replay my-lab trades quotes --start 2026-01-05T09:30Z --speed 60 --max-gap 2s",
+    ),
+    "groups": Verb(
+        _groups,
+        """Position, end, rows behind and the owner's process of each partition. A group is moved
+        only with --yes, and while it has no members.""",
+        "streamlab groups my-lab billing --shift=-1h",
     ),
     "export": Verb(
         _export,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from typing import TYPE_CHECKING, Any
 
 import streamlab as sl
-from streamlab.cli_io import binary_out, opened, show
-from streamlab.cli_text import cells_of, columns_of
+from streamlab.cli_io import binary_out, opened, show, show_json
+from streamlab.cli_text import cells_of, columns_of, table
 
 if TYPE_CHECKING:
     import argparse
@@ -69,4 +70,74 @@ class ReplayedRows:
         show(prefix + self.layouts[name].line(row) for row in rows)
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"replay": run_replay}
+# -- groups ------------------------------------------------------------------------------------
+
+
+def run_groups(options: argparse.Namespace) -> int:
+    """Show consumer groups, or move one."""
+    moving = options.reset_to is not None or options.shift is not None
+    if moving and options.group is None:
+        raise sl.StreamlabError(
+            "which group is to be moved?", hint="streamlab groups LAB GROUP ..."
+        )
+    if not moving and (options.yes or options.dry_run or options.stream):
+        raise sl.StreamlabError(
+            "there is nothing to move", hint="--reset-to earliest, or --shift=-1h, says where to"
+        )
+    with opened(options.lab, write=moving and options.yes) as lab:
+        if not moving:
+            groups = lab.groups if options.group is None else lab.groups[options.group]
+            show_frame(
+                groups.to_polars(), json=options.json, none=f"{options.lab} has no groups yet"
+            )
+            return 0
+        moved = lab.groups[options.group].reset(
+            place(options.reset_to), place(options.shift), stream=options.stream,
+            dry_run=not options.yes,
+        )  # fmt: skip
+        show_frame(moved, json=options.json, none="")
+    if not options.yes:
+        print("nothing was moved; --yes does it", file=sys.stderr)
+    return 0
+
+
+def place(text: str | None) -> Any:
+    """Return a number as one, any other text as it is."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return text
+
+
+def show_frame(frame: pl.DataFrame, *, json: bool, none: str) -> None:
+    """Print a frame as a table or as lines of JSON; durations in seconds."""
+    rows = [{name: plain(value) for name, value in row.items()} for row in frame.to_dicts()]
+    if json:
+        for row in rows:
+            show_json(row)
+    elif rows:
+        right = [kind.is_numeric() or kind.is_temporal() for kind in frame.dtypes]
+        cells = [[shown(name, value) for name, value in row.items()] for row in rows]
+        show(table(frame.columns, cells, right))
+    else:
+        print(none)
+
+
+def plain(value: Any) -> Any:
+    return round(value.total_seconds(), 3) if isinstance(value, dt.timedelta) else value
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a value of a table on groups as text."""
+    if value is None:
+        return "-"
+    if name == "waiting":
+        return f"{value:,.0f} s" if value >= 10 else f"{value:.1f} s"
+    counts = isinstance(value, int) and name not in ("partition", "pid")
+    return f"{value:,}" if counts else str(value)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "replay": run_replay,
+    "groups": run_groups,
+}

@@ -9,6 +9,7 @@ StreamlabError
 ├── SchemaMismatch (TypeError)       data that does not fit the stream, with column, got, want
 ├── FutureEvent (ValueError)         an event time too far ahead of now
 ├── OffsetOutOfRange (IndexError)    rows that are not, or no longer, there
+├── Fenced                           a commit of partitions that belong to another member now
 ├── StreamLocked                     another writer holds the stream
 ├── ReadOnly (PermissionError)       a change asked of a view or of a lab opened read-only
 ├── LabClosed                        a lab, stream or writer used after close()
@@ -29,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "CorruptSegment",
+    "Fenced",
     "FutureEvent",
     "HistoryChanged",
     "InvalidDuration",
@@ -104,6 +106,13 @@ class OffsetOutOfRange(StreamlabError, IndexError):
 
     asked: Any = None
     available: range | None = None
+
+
+class Fenced(StreamlabError):
+    """A commit of partitions that are not the consumer's any more: ``group`` and ``partitions``."""
+
+    group: str
+    partitions: tuple[int, ...]
 
 
 class StreamLocked(StreamlabError):

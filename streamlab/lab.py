@@ -33,6 +33,7 @@ from streamlab.errors import (
     StreamlabError,
     StreamNotFound,
 )
+from streamlab.groups import Groups
 from streamlab.jobs import Jobs
 from streamlab.log import Log, Policy
 from streamlab.query import Query, from_sql
@@ -321,6 +322,18 @@ class Lab(Mapping[str, Stream]):
     def jobs(self) -> Jobs:
         """The jobs that were started here, by name."""
         return self._jobs
+
+    @property
+    def groups(self) -> Groups:
+        """The consumer groups of the lab's streams, by name: positions, lag, members.
+
+        Raises:
+            ReadOnly: of a view: groups have no past.
+        """
+        self._check_open()
+        if self._views is not None:
+            raise ReadOnly(f"there are no consumer groups here: {self._read_only}")
+        return Groups(self._names, lambda name: self[name]._scan, self._writable)  # noqa: SLF001
 
     def as_of(self, when: Instant | Mapping[str, Any]) -> Lab:
         """Return the lab as it was: read-only, every stream at that append time, for ever.

@@ -15,6 +15,7 @@ import pyarrow as pa
 from streamlab import ingest, views
 from streamlab.catalog import Catalog, StreamInfo, require_columns
 from streamlab.clock import FOREVER, NEVER
+from streamlab.consumer import Consumer
 from streamlab.duration import (
     Duration,
     Instant,
@@ -422,6 +423,26 @@ class Stream(Querying):
             OffsetOutOfRange: the start, or rows that were not read yet, have been removed.
         """
         return Follower(self._scan, start, timeout, rows)
+
+    def consumer(self, group: str, *, start: Any = "earliest") -> Consumer:
+        """Return a member of a consumer group: `Consumer.poll` reads on, `Consumer.commit` keeps.
+
+        Groups are independent; the live members of one share the stream's partitions, also those in
+        other processes. ``start`` says where a group begins that is new: ``"earliest"``, ``"end"``, an
+        offset or an instant; one that is known goes on from where it has committed.
+
+        Raises:
+            ReadOnly: of a view, or of a lab that was opened read-only.
+            InvalidName: the group could not be a folder everywhere.
+            OffsetOutOfRange: a start that is not there.
+            HistoryChanged: the stream is not the one that the group has read.
+        """
+        if self._read_only:
+            raise ReadOnly(
+                f'stream "{self.name}" has no consumers here: {self._read_only}',
+                hint="follow() reads without committing; lab[name].consumer(group) is of the stream itself",
+            )
+        return Consumer(self._scan, group, start)
 
     def table(self) -> Table:
         """Return the stream as a table: the latest row of each key, deletions applied.

@@ -39,6 +39,7 @@ from streamlab.log.format import (
     decode,
     decode_header,
 )
+from streamlab.log.groups import GroupFiles
 from streamlab.log.head import HEAD_SIZE, HeadFile, boot_id
 from streamlab.log.manifest import ACTIVE, FILE_NAME, SEALED, Manifest, Segment, read_manifest
 from streamlab.log.recovery import Survey, _footer_fits, survey
@@ -272,6 +273,7 @@ def _verified(catalog: Catalog, folder: Path) -> Report:
     if info is not None and manifest is not None and manifest.stream != info.id:
         checks.problem(folder / "manifest", 0, "it is of another stream")
     _check_head(checks, folder)
+    _check_groups(checks, folder, info)
     listed: set[str] = set()
     if manifest is not None:
         listed = {s.file for s in manifest.segments + manifest.retired}
@@ -312,6 +314,15 @@ def _note_strays(checks: Checks, folder: Path, known: set[str]) -> None:
     for path in sorted(folder.iterdir()):
         if path.name not in known:
             checks.notes.append(f"{checks.name(path)} is listed nowhere; it was not read")
+
+
+def _check_groups(checks: Checks, folder: Path, info: StreamInfo | None) -> None:
+    if info is None:
+        return
+    for path in sorted((folder / "groups").glob("[!.]*/positions")):
+        with checks.noting(path):
+            checks.bytes += path.stat().st_size
+            GroupFiles(folder, info.id, path.parent.name).read()
 
 
 def _check_head(checks: Checks, folder: Path) -> None:

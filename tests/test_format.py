@@ -12,6 +12,7 @@ from pyarrow import ipc
 
 from streamlab.errors import CorruptSegment, NewerFormat
 from streamlab.log import format as fmt
+from streamlab.log.groups import Place
 from streamlab.log.head import SLOT, Head, unpack
 from streamlab.log.manifest import Segment
 
@@ -73,9 +74,18 @@ def test_the_page_names_the_kinds_and_the_manifest_fields():
     """Every kind of frame and every field of a segment's line stands on the page."""
     for kind in fmt.Kind:
         assert re.search(rf"^\| {kind.value} \| {kind.name} \|", PAGE, re.MULTILINE), kind
-    section = PAGE[PAGE.index("## `manifest`") :]
-    named = re.findall(r"^\| ([a-z_]+) \| ", section, re.MULTILINE)
-    assert named[1:] == list(Segment._fields)
+    assert _fields_in("## `manifest`") == list(Segment._fields)
+
+
+def test_the_page_names_the_fields_of_a_place():
+    """Every field of a group's place in a partition stands on the page."""
+    assert _fields_in("## Groups") == list(Place._fields)
+
+
+def _fields_in(heading):
+    """The first column of the table in a section of the page."""
+    section = PAGE.split(heading)[1].split("\n## ")[0]
+    return re.findall(r"^\| ([a-z_]+) \| ", section, re.MULTILINE)[1:]
 
 
 @pytest.fixture

@@ -25,14 +25,16 @@ from streamlab.log import disk
 __all__ = ["FileLock"]
 
 _PAUSE = 0.005
+WRITER_HINT = "one process writes a stream at a time; close the other writer, or wait with timeout="
 
 
 class FileLock:
     """An exclusive lock on a file, for one process at a time."""
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, *, hint: str = WRITER_HINT) -> None:
         self.path = path
         self.what = what
+        self.hint = hint
         self._fd: int | None = None
         self._pid = os.getpid()
         self._turn = threading.Lock()  # between the threads of this process
@@ -42,6 +44,16 @@ class FileLock:
     def held(self) -> bool:
         """Whether this very process holds the lock."""
         return self._fd is not None and self._pid == os.getpid()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether this process holds the lock, and the file is the one that others find there."""
+        if not self.held or self._fd is None:
+            return False
+        with contextlib.suppress(OSError):  # removed, or a descriptor that is not ours any more
+            there, ours = os.stat(self.path), os.fstat(self._fd)  # noqa: PTH116
+            return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        return False
 
     def acquire(self, timeout: float | None = 0.0, give_up: Sized = ()) -> None:
         """Take the lock, waiting up to ``timeout`` seconds (None: for ever), or until ``give_up``.
@@ -137,7 +149,7 @@ class FileLock:
         waited = f" (waited {timeout:g} s)" if timeout else ""
         return StreamLocked(
             f"{self.what} is held by {who}{waited}",
-            hint="one process writes a stream at a time; close the other writer, or wait with timeout=",
+            hint=self.hint,
             holder=holder,
         )
 
