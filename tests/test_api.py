@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
 SIGNATURE = re.compile(r"^([A-Za-z]+)\.([A-Za-z_]+)\((.*)\)$", re.MULTILINE)
 HOMES = {
     "sl": sl, "Lab": sl.Lab, "Stream": sl.Stream, "Writer": sl.Writer, "Query": sl.Query,
-    "Job": sl.Job, "testing": testing,
+    "Job": sl.Job, "Table": sl.Table, "testing": testing,
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_every_public_name_stands_on_the_page():
     """docs/api.md speaks of each public name, method and property."""
     for name in sl.__all__:
         assert re.search(rf"\b{name}\b", PAGE), name
-    for kind in (sl.Lab, sl.Stream, sl.Writer, sl.Query, sl.Job):
+    for kind in (sl.Lab, sl.Stream, sl.Table, sl.Writer, sl.Query, sl.Job):
         for name in vars(kind):
             if not name.startswith("_"):
                 assert re.search(rf"\b{name}\b", PAGE), f"{kind.__name__}.{name}"
@@ -83,7 +83,7 @@ def test_every_public_thing_is_described():
     """Each public name, method and property has a docstring."""
     for name in sl.__all__:
         assert inspect.getdoc(getattr(sl, name)), name
-    for kind in (sl.Lab, sl.Stream, sl.Writer, sl.Query, sl.Job):
+    for kind in (sl.Lab, sl.Stream, sl.Table, sl.Writer, sl.Query, sl.Job):
         for name, value in vars(kind).items():
             if not name.startswith("_") and (callable(value) or isinstance(value, property)):
                 assert inspect.getdoc(value), f"{kind.__name__}.{name}"

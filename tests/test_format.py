@@ -14,6 +14,7 @@ from streamlab.errors import CorruptSegment, NewerFormat
 from streamlab.log import format as fmt
 from streamlab.log.head import SLOT, Head, unpack
 from streamlab.log.manifest import Segment
+from streamlab.log.snapshots import Label
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
 ROW = re.compile(r"^\| *(\d+) *\| *(\d+) *\| *([a-z_-]+) *\|", re.MULTILINE)
@@ -70,12 +71,13 @@ def test_the_page_describes_a_run():
 
 
 def test_the_page_names_the_kinds_and_the_manifest_fields():
-    """Every kind of frame and every field of a segment's line stands on the page."""
+    """Every kind of frame, every field of a segment's line and of a snapshot stands on the page."""
     for kind in fmt.Kind:
         assert re.search(rf"^\| {kind.value} \| {kind.name} \|", PAGE, re.MULTILINE), kind
-    section = PAGE[PAGE.index("## `manifest`") :]
-    named = re.findall(r"^\| ([a-z_]+) \| ", section, re.MULTILINE)
-    assert named[1:] == list(Segment._fields)
+    for title, kind in (("manifest", Segment), ("snapshots/", Label)):
+        section = PAGE[PAGE.index(f"## `{title}`") :].split("\n## ")[0]
+        named = re.findall(r"^\| ([a-z_]+) \| ", section, re.MULTILINE)
+        assert [name for name in named[1:] if name != "format"] == list(kind._fields)
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ LAYERS = [
     ["engines"],
     ["plan"],
     ["table"],
+    ["fold"],
+    ["changes"],
     ["duck", "lazy", "files"],
     ["filetext", "dataset"],
     ["views"],
@@ -43,7 +45,7 @@ INSIDE_LOG = [
     ["writer", "reader", "maintain"],
     ["repair"],
     ["recovery", "bulk"],
-    ["segment", "manifest", "head", "pins"],
+    ["segment", "manifest", "head", "pins", "snapshots"],
     ["format", "lock", "background", "interrupts"],
     ["disk"],
 ]
