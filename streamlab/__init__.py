@@ -4,6 +4,7 @@
 >>> lab = sl.open("my-lab")  # doctest: +SKIP
 """
 
+from streamlab.changes import apply_changes, changes
 from streamlab.connectors.host import host
 from streamlab.consumer import Consumer
 from streamlab.errors import (
@@ -47,6 +48,8 @@ from streamlab.writer import Writer
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
+    "apply_changes",
+    "changes",
     "Consumer",
     "CorruptSegment",
     "cumulative",

@@ -23,7 +23,7 @@ from streamlab.log import Log, Rows
 from streamlab.partition import partitions
 from streamlab.schema import SYSTEM_FIELDS, batches, conform, event_times, to_table
 
-__all__ = ["append", "append_deletion", "rows_again", "rows_of"]
+__all__ = ["append", "append_deletion", "key_row", "key_values", "rows_again", "rows_of"]
 
 FRAME_ROWS = 1 << 20
 """A big append is cut into frames of at most so many rows."""
@@ -262,6 +262,38 @@ def append_deletion(
         base = file.mark.end
         rows = Rows(_placed(info, batch, base, deleted=True), info.schema_id, events)
         return log.writer.append(rows, timeout)
+
+
+def key_row(schema: pa.Schema, names: tuple[str, ...], key: Any) -> pa.RecordBatch:
+    """Return a key as a row of its columns, in their types.
+
+    ``key`` is its value; for several columns a tuple in their order, or a dict.
+
+    Raises:
+        SchemaMismatch: it has other columns, or a value does not fit.
+    """
+    values = key_values(names, key)
+    one = pa.table({name: [values[name]] for name in names})
+    return conform(one, pa.schema([schema.field(name) for name in names]))
+
+
+def key_values(names: tuple[str, ...], key: Any) -> dict[str, Any]:
+    """Return the value of each column of a key.
+
+    Raises:
+        SchemaMismatch: it has other columns.
+    """
+    values = key if isinstance(key, dict) else None
+    if values is None:
+        parts = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if len(parts) != len(names):
+            raise SchemaMismatch(
+                f"the key has {len(names)} columns, {', '.join(names)}; got {key!r}"
+            )
+        values = dict(zip(names, parts, strict=True))
+    if set(values) != set(names):
+        raise SchemaMismatch(f"the key is {', '.join(names)}; got {', '.join(values)}")
+    return values
 
 
 def _instant(micros: int, kind: pa.DataType) -> pa.Array:

@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,7 @@ from streamlab.stream import Stream
 
 if TYPE_CHECKING:
     import duckdb
+    import polars as pl
 
     from streamlab.replay import Replay
     from streamlab.verify import Report
@@ -413,6 +414,25 @@ class Lab(Mapping[str, Stream]):
         )
         self._replays.add(made)
         return made
+
+    def compare(self, a: Any, b: Any, key: str | Sequence[str] | None = None) -> pl.DataFrame:
+        """Return the change rows that turn one side into the other; none if they agree.
+
+        A side is a stream (or its name), a view, a table or a frame. With a key, by default the
+        streams' own, tables are compared: columns ``op`` (``d``: only in ``a``, ``c``: only in
+        ``b``, ``u``: in both, and not the same), those of the key, ``before`` (``a``) and ``after``
+        (``b``). Without one rows are, in any order, each as often as it is there: ``d`` and ``c``.
+        Null is null, NaN is NaN; system columns do not count.
+
+        Raises:
+            SchemaMismatch: the columns differ, naming one; or a frame has a key twice.
+            QueryError: the streams have different keys.
+            StreamNotFound: no stream of that name.
+        """
+        from streamlab.changes import compare
+
+        left, right = (self[side] if isinstance(side, str) else side for side in (a, b))
+        return compare(left, right, key)
 
     # -- care --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ never changes, and takes no rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -321,16 +322,7 @@ class Stream(Querying):
             raise SchemaMismatch(
                 f'stream "{info.name}" has no key to delete by', hint="create it with key="
             )
-        values = key if isinstance(key, dict) else None
-        if values is None:
-            parts = key if isinstance(key, tuple) and len(info.key) > 1 else (key,)
-            if len(parts) != len(info.key):
-                raise SchemaMismatch(
-                    f"the key has {len(info.key)} columns, {', '.join(info.key)}; got {key!r}"
-                )
-            values = dict(zip(info.key, parts, strict=True))
-        if set(values) != set(info.key):
-            raise SchemaMismatch(f"the key is {', '.join(info.key)}; got {', '.join(values)}")
+        values = ingest.key_values(info.key, key)
         log = self._scan.log
         with log.writer.held(timeout):
             if not self._info.has_deletions:
@@ -444,13 +436,16 @@ class Stream(Querying):
             )
         return Consumer(self._scan, group, start)
 
-    def table(self) -> Table:
+    def table(self, key: str | Sequence[str] | None = None) -> Table:
         """Return the stream as a table: the latest row of each key, deletions applied.
 
+        A stream of changes (``op``, ``before``, ``after``) is the table that they make. ``key``
+        names its key where that is not the stream's own.
+
         Raises:
-            QueryError: the stream has no key.
+            QueryError: there is no key, or it is no column of the table.
         """
-        return Table(self._scan, self.name, self._info.key)
+        return Table(self._scan, key)
 
     def to_duckdb(
         self, path_or_connection: Any, table: str | None = None, *, progress: bool | None = None

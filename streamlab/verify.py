@@ -25,7 +25,7 @@ from pyarrow import ipc
 from streamlab.catalog import NAME, Catalog, StreamInfo
 from streamlab.clock import FOREVER, NEVER
 from streamlab.errors import CorruptSegment, StreamlabError
-from streamlab.log import disk
+from streamlab.log import disk, snapshots
 from streamlab.log.format import (
     ALIGNMENT,
     FRAMES_AT,
@@ -55,7 +55,7 @@ __all__ = ["FrameFile", "Gap", "Move", "Problem", "Report", "verify_lab", "verif
 
 T = TypeVar("T")
 
-OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups"}
+OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups", "snapshots"}
 ATTEMPTS = 25
 """A stream that is written meanwhile is looked at again, so many times at most."""
 
@@ -284,6 +284,8 @@ def _verified(catalog: Catalog, folder: Path) -> Report:
         for path in sorted(p for p in folder.iterdir() if FILE_NAME.fullmatch(p.name)):
             listed.add(path.name)
             _check_unlisted(checks, path, info)
+    for path in snapshots.damaged(folder):
+        checks.notes.append(f"{folder.name}: snapshot {path.name} is damaged, and will not be used")
     _note_strays(checks, folder, OWN_FILES | listed)
     return checks.report()
 

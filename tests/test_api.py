@@ -13,7 +13,7 @@ SIGNATURE = re.compile(r"^([A-Za-z]+)\.([A-Za-z_]+)\((.*)\)$", re.MULTILINE)
 HOMES = {
     "sl": sl, "Lab": sl.Lab, "Stream": sl.Stream, "Writer": sl.Writer, "Query": sl.Query,
     "Job": sl.Job, "Replay": sl.Replay, "Consumer": sl.Consumer, "Group": sl.Group,
-    "testing": testing,
+    "Table": sl.Table, "testing": testing,
 }  # fmt: skip
 KINDS = [kind for kind in HOMES.values() if isinstance(kind, type)]
 

@@ -15,6 +15,7 @@ from streamlab.log import format as fmt
 from streamlab.log.groups import Place
 from streamlab.log.head import SLOT, Head, unpack
 from streamlab.log.manifest import Segment
+from streamlab.log.snapshots import Label
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
 ROW = re.compile(r"^\| *(\d+) *\| *(\d+) *\| *([a-z_-]+) *\|", re.MULTILINE)
@@ -71,10 +72,12 @@ def test_the_page_describes_a_run():
 
 
 def test_the_page_names_the_kinds_and_the_manifest_fields():
-    """Every kind of frame and every field of a segment's line stands on the page."""
+    """Every kind of frame, every field of a segment's line and of a snapshot stands on the page."""
     for kind in fmt.Kind:
         assert re.search(rf"^\| {kind.value} \| {kind.name} \|", PAGE, re.MULTILINE), kind
     assert _fields_in("## `manifest`") == list(Segment._fields)
+    found = _fields_in("## `snapshots/`")
+    assert [name for name in found if name != "format"] == list(Label._fields)
 
 
 def test_the_page_names_the_fields_of_a_place():

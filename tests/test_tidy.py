@@ -33,6 +33,8 @@ LAYERS = [
     ["table"],
     ["groups"],
     ["consumer"],
+    ["fold"],
+    ["changes"],
     ["duck", "lazy", "files"],
     ["filetext", "dataset"],
     ["views"],
@@ -48,7 +50,7 @@ INSIDE_LOG = [
     ["writer", "reader", "maintain"],
     ["repair"],
     ["recovery", "bulk"],
-    ["segment", "manifest", "head", "pins", "groups"],
+    ["segment", "manifest", "head", "pins", "groups", "snapshots"],
     ["format", "lock", "background", "interrupts"],
     ["disk"],
 ]

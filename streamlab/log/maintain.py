@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from streamlab.clock import FOREVER
-from streamlab.log import disk
+from streamlab.log import disk, snapshots
 from streamlab.log.format import Kind, checksum, serialize
 from streamlab.log.lock import FileLock
 from streamlab.log.manifest import (
@@ -166,6 +166,7 @@ class Maintenance:
             if change(known) != known:
                 known = update_manifest(self.folder, self.manifest_lock, change)
             self._clear()
+            snapshots.clear(self.folder, known.start)
         return known.start
 
     def retain(self, now: int, age: int | None, size: int | None) -> int:
