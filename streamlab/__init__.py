@@ -4,6 +4,7 @@
 >>> lab = sl.open("my-lab")  # doctest: +SKIP
 """
 
+from streamlab.archive import unpack
 from streamlab.connectors.host import host
 from streamlab.errors import (
     CorruptSegment,
@@ -78,6 +79,7 @@ __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
     "StreamNotFound",
     "Table",
     "tumbling",
+    "unpack",
     "verify_lab",
     "Window",
     "Writer",

@@ -186,7 +186,7 @@ class Jobs(Mapping[str, Job]):
         stream = known.into.get("stream")
         if stream and stream in self._lab:
             old = self._lab[stream]
-            self._lab.create(f"{stream}.generation-{known.generation}", old, time=old.time)
+            old.fork(f"{stream}.generation-{known.generation}")
             self._lab.drop(stream)
         if isinstance(into, DuckDB):
             DuckDBSink(into, known.name, known.digest).forget()

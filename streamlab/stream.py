@@ -481,6 +481,25 @@ class Stream(Querying):
         """
         return self._view(views.offsets(self._scan, start, stop))
 
+    def fork(
+        self, name: str, at: int | Instant | None = None, *, timeout: float | None = 10.0
+    ) -> Stream:
+        """Return a new stream that shares the history of this one, then goes its own way.
+
+        It has the rows below an offset, or those appended at or before an instant, or all there
+        are now; with the same offsets, append times and stream times, and the same schema and
+        settings. The next append goes on from there. What is sealed is shared on disk, not copied;
+        removing either side leaves the other whole. Jobs and positions stay with the old stream.
+
+        Raises:
+            StreamExists: there is a stream of that name.
+            OffsetOutOfRange: an offset beyond the end, or of rows that have been removed.
+            InvalidTime: an instant that is not yet past.
+        """
+        from streamlab.forking import fork
+
+        return fork(self._jobs._lab, self._scan, name, at, timeout)  # noqa: SLF001
+
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
         """Return the first offset whose stream time (or append time) is at or after an instant.
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from streamlab.duration import Instant, format_instant, parse_instant
-from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange
+from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange, StreamlabError
 from streamlab.scan import Scan, offset_of
 
-__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened"]
+__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened", "unbroken"]
 
 View = tuple[Scan, str]
 """A bounded scan, and why nothing can be appended to it."""
@@ -109,6 +109,32 @@ def offsets(scan: Scan, start: int, stop: int | None) -> View:
         )  # fmt: skip
     view = replace(fixed, start=start, stop=stop, asked=start)
     return view, f"it is a view of offsets [{start}, {stop})"
+
+
+def unbroken(scan: Scan, doing: str) -> Scan:
+    """Return a scan, fixed, as a range of offsets and nothing else.
+
+    Raises:
+        StreamlabError: rows that lie between its own are not of it.
+    """
+    scan = scan.freeze()
+    snapshot = scan.fix()
+    if snapshot.event_filter is None:
+        return scan
+    first, last, count = snapshot.start, snapshot.start - 1, 0
+    for batch in snapshot.batches(["_offset"]):
+        if batch.num_rows:
+            offsets = batch.column("_offset")
+            first, last = offsets[0].as_py() if not count else first, offsets[-1].as_py()
+            count += batch.num_rows
+    if last + 1 - first > count:
+        others = last + 1 - first - count
+        raise StreamlabError(
+            f'{doing} takes a range of offsets, and between the rows of this view of "{snapshot.info.name}" '
+            f"lie {others:,} of other times",
+            hint=f"stream.offsets({first}, {last + 1}) has them all",
+        )
+    return replace(scan, start=first, stop=last + 1, since=None, until=None)
 
 
 def find(scan: Scan, time: Instant, clock: Literal["event", "append"]) -> int:

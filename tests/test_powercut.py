@@ -199,9 +199,13 @@ class Disk:
             self.node(folder or ".").change(**{name: None})
         else:
             node = self.node(path)
-            here, there = self.node(folder or "."), rest[0].rpartition("/")
-            assert folder == there[0], "within a folder"
-            here.change(**{there[2]: node} | ({name: None} if kind == "rename" else {}))
+            beside, _, target = rest[0].rpartition("/")
+            gone = {name: None} if kind == "rename" else {}
+            if folder == beside:
+                self.node(folder or ".").change(**{target: node, **gone})
+                return
+            assert kind == "link", "a rename within a folder"
+            self.node(beside or ".").change(**{target: node})
 
     def cut(self, target, rng):
         """Write a state that the disk may be in after a cut to a folder."""

@@ -23,7 +23,8 @@ LAYERS = [
     ["report"],
     ["notebook", "connectors"],
     ["testing", "rescue"],
-    ["verify", "lab", "stream", "jobs", "job", "sinks"],
+    ["verify", "lab", "stream", "jobs", "job", "sinks", "forking", "archive"],
+    ["unpacking"],
     ["query"],
     ["lineage"],
     ["engines"],
@@ -39,6 +40,7 @@ LAYERS = [
     ["progress", "clock", "duration", "errors"],
 ]
 INSIDE_LOG = [
+    ["fork"],
     ["log"],
     ["writer", "reader", "maintain"],
     ["repair"],

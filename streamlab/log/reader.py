@@ -288,6 +288,23 @@ class LogReader:
             return manifest.active
         raise self._removed(offset)
 
+    def relisted(self, segment: Segment) -> Segment:
+        """Return how a segment is listed now, its file being gone: it was sealed meanwhile.
+
+        Raises:
+            OffsetOutOfRange: it was removed.
+            CorruptSegment: it is listed as before.
+        """
+        self._forget(segment)
+        manifest = self.manifest(again=True)
+        for known in manifest.segments + manifest.retired:
+            if known.number == segment.number:
+                if known.file != segment.file:
+                    return known
+                if segment.stop > manifest.start:
+                    raise CorruptSegment(self.folder / segment.file, 0, "the file is missing")
+        raise self._removed(segment.base)
+
     def _removed(self, offset: int) -> OffsetOutOfRange:
         manifest = self.manifest()
         return OffsetOutOfRange(
