@@ -161,6 +161,8 @@ class _Packer:
             if kind is None:
                 self.zip.close()
                 disk.sync(self.file.fd)
+            else:
+                self.zip.fp = None  # it would write to the end of what is thrown away
         finally:
             self.file.close()
 

@@ -160,9 +160,11 @@ class Stream(Querying):
         size = sum(s.bytes or _size_of(snapshot, s.file) for s in segments)
         stream_time, append_time = moment.stream_time, moment.append_time
         if snapshot.stop < moment.end:  # a view: its own times
-            reader, column = snapshot.log.reader, snapshot.info.time
-            last = max(snapshot.stop - 1, 0)
-            stream_time, append_time = reader.times_at(moment, last, column)
+            reader, column, stop = snapshot.log.reader, snapshot.info.time, snapshot.stop
+            if snapshot.start < stop:
+                stream_time, append_time = reader.times_at(moment, stop - 1, column)
+            else:
+                stream_time, append_time = reader.stream_time_before(moment, stop, column), 0
         return Stats(
             snapshot.count(), size, len(segments), snapshot.start, snapshot.stop,
             min(moment.durable, snapshot.stop),

@@ -50,7 +50,7 @@ WHOLE = ("id", "base", "stop", "schema", "bytes", "checksum", "append_min", "app
 
 UNREADABLE = (
     zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, ValueError, LookupError,
-    TypeError, OverflowError, struct.error,
+    TypeError, AttributeError, OverflowError, struct.error,
 )  # fmt: skip
 """What damaged bytes make of zipfile, JSON and us."""
 
@@ -178,22 +178,17 @@ class Source:
                     f"{self.path} is of format {contents['format']}; this streamlab knows {FORMAT}",
                     hint="pip install --upgrade streamlab",
                 )
-        packed = []
-        for name, content in contents["streams"].items():
-            with self._naming(CONTENTS):
-                try:
-                    packed.append(self._packed(name, content))
-                except (StreamlabError, pa.ArrowException, AttributeError) as error:
-                    if isinstance(error, CorruptSegment) and error.file != str(self.path):
-                        raise
-                    raise ValueError(f"stream {name!r}: {error}") from error
+            packed = [self._packed(*item) for item in contents["streams"].items()]
         known = {CONTENTS, *(member_name(p.info.name, f) for p in packed for f in p.digests)}
         if strays := sorted(set(self.members) - known):
             raise self.corrupt(strays[0], 0, "no stream has it")
         return packed
 
     def _packed(self, name: str, content: dict[str, Any]) -> Packed:
-        info = checked_info(name, parse_info(content["stream"], self.path))
+        try:
+            info = checked_info(name, parse_info(content["stream"], self.path))
+        except (StreamlabError, pa.ArrowException) as error:
+            raise ValueError(f"stream {name!r}: {error}") from error
         digests, segments = {}, []
         for described in content["files"]:
             entry = dict(described)
@@ -345,7 +340,8 @@ def unfolded(message: memoryview) -> int:
     for at in range(struct.unpack_from("<I", flat, buffers)[0]):
         offset, length = struct.unpack_from("<qq", flat, buffers + 4 + 16 * at)
         if length > 0 and offset >= 0:
-            total += max(length, struct.unpack_from("<q", body, offset)[0])
+            claimed = struct.unpack_from("<q", body, offset)[0]
+            total += length if claimed == -1 else max(claimed, 0)  # -1: it is as it was
     return total
 
 

@@ -12,7 +12,7 @@ from faults import SCALE, finish, forked, scaled, seeded, warm_up, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import FAR_PAST
-from test_crash import sweep
+from test_crash import HOWS, lives, sweep
 from test_laws import LIMITS, Run, event, expected, frame, instant, rows_of, step
 from test_powercut import cuts
 
@@ -496,9 +496,15 @@ def test_control_a_faulty_fork_is_found_out(tmp_path, monkeypatch, fault):
     warm_up(tmp_path)
     ops = forking(0, ("always",))
     fault(monkeypatch)
-    wrong, _ = sweep(tmp_path, "control", ops, step=5)
-    print(f"control {fault.__name__}: {len(wrong)} violations")
-    assert wrong
+    violations = 0
+    for at in range(10, 400, 7):
+        deaths = [(at, HOWS[at % 3]), (10_000, "before")]
+        wrong, _, done = lives(tmp_path / str(at), ops, deaths)
+        violations += bool(wrong) or not done
+        if violations == 3:
+            break
+    print(f"control {fault.__name__}: {violations} violations")
+    assert violations
 
 
 @pytest.fixture

@@ -130,7 +130,8 @@ class Disk:
             with self.turn:
                 op = getattr(self, f"_{name}")(*args)
                 result = real(*args, **kwargs)
-                if not op[1].startswith(".."):  # a background thread, busy with another lab
+                elsewhere = op[1].startswith("..")  # a background thread, busy with another lab
+                if not elsewhere and not op[1].endswith(" (deleted)"):
                     self.ops.append(op)
             return result
 

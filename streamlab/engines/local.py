@@ -289,7 +289,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
         end = start
         if append_time > NEVER:
             log.settled(append_time, None)
-            end = log.reader.find_appended(log.reader.moment(), append_time + 1)
+            end = node.table.fix(pin=False).find(append_time + 1, appended=True)
         part = node.table.within(start, max(end, start)).fix()
         frame = pl.from_arrow(part.reader(names).read_all())
         assert isinstance(frame, pl.DataFrame)

@@ -63,6 +63,13 @@ class Moment(NamedTuple):
                 found.append(segment)
         return found
 
+    def within(self, start: int, stop: int) -> Moment:
+        """Return the part of the moment with offsets in [start, stop)."""
+        if (start, stop) == (self.start, self.end):
+            return self
+        manifest = self.manifest._replace(segments=tuple(self.segments(start, stop)))
+        return self._replace(manifest=manifest, start=start, end=stop)
+
 
 def _moment(manifest: Manifest, head: Head) -> Moment:
     """Put together a head and a manifest that was read after it, and may go further."""
