@@ -4,6 +4,7 @@
 >>> lab = sl.open("my-lab")  # doctest: +SKIP
 """
 
+from streamlab.archive import unpack
 from streamlab.changes import apply_changes, changes
 from streamlab.connectors.host import host
 from streamlab.consumer import Consumer
@@ -91,6 +92,7 @@ __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
     "StreamNotFound",
     "Table",
     "tumbling",
+    "unpack",
     "verify_lab",
     "Window",
     "Writer",

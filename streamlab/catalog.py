@@ -17,7 +17,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,8 @@ class Catalog:
         )
         return StreamNotFound(f'there is no stream "{name}" in {self.path}', hint=hint)
 
-    def add(self, info: StreamInfo) -> None:
-        """Make a stream, all its files at once.
+    def add(self, info: StreamInfo, fill: Callable[[Path], None] | None = None) -> None:
+        """Make a stream, all its files at once: an empty one, or one whose log ``fill`` makes.
 
         Raises:
             InvalidName: the name could not be a folder everywhere.
@@ -224,7 +224,10 @@ class Catalog:
         disk.make_dir(beside)
         try:
             disk.replace_file(beside / "stream.json", dump_json(_content(info)))
-            Log.create(beside, info.id, info.stored(1), 1)
+            if fill is None:
+                Log.create(beside, info.id, info.stored(1), 1)
+            else:
+                fill(beside)
             if target.exists():
                 raise StreamExists(f'there is a stream "{info.name}" already')  # noqa: TRY301
             disk.rename(beside, target)

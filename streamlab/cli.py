@@ -4,7 +4,7 @@ Each verb does one thing and prints a readable table, or with ``--json`` one JSO
 row. Exit codes: 0 done; 1 a mistake in what was asked, or damaged data, said on stderr without a
 traceback (``STREAMLAB_DEBUG=1`` shows it); 2 usage; 130 Ctrl-C. A closed pipe ends it silently.
 
-Only `new` and `import` make a lab; `append`, `new`, `import` and `demo` are all that write to one.
+Only `new`, `import` and `unpack` make a lab; `append`, `fork`, these and `demo` are all that write to one.
 """
 
 from __future__ import annotations

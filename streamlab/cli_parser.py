@@ -36,6 +36,9 @@ GROUPS = {
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
         "verify": "read every byte of a lab and report damage; salvage what is sound",
+        "fork": "make a stream that shares the history of another one",
+        "pack": "write streams into one file to give away, with checksums",
+        "unpack": "make a lab of what was packed, every byte checked",
     },
 }
 
@@ -253,6 +256,34 @@ def _verify(verb: argparse.ArgumentParser) -> None:
     _json(verb)
 
 
+def _fork(verb: argparse.ArgumentParser) -> None:
+    _stream(verb)
+    verb.add_argument("name", metavar="NAME", help="the name of the new stream")
+    verb.add_argument("--at", metavar="WHERE", help="an offset or an append time; without it, now")
+    _json(verb)
+
+
+def _pack(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument("path", metavar="ARCHIVE", help="the file to write, such as trades.zip")
+    verb.add_argument("streams", metavar="STREAM", nargs="*", help="without one, all")
+    verb.add_argument("--as-of", metavar="TIME", help="every stream as it was at this append time")
+    verb.add_argument(
+        "--offsets", nargs=2, type=int, metavar=("START", "STOP"), help="offsets in [START, STOP)"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace what is there")
+    _json(verb)
+
+
+def _unpack(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("archive", metavar="ARCHIVE", help="a file that pack wrote")
+    verb.add_argument(
+        "lab", metavar="LAB", nargs="?",
+        help="a new folder, or a lab that is given the streams; without it, named like the archive",
+    )  # fmt: skip
+    _json(verb)
+
+
 def _demo(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--folder", type=Path, metavar="DIR", help="where to (streamlab-demo; never replaced)"
@@ -343,5 +374,23 @@ VERBS = {
         """Exit code 1 if anything is damaged. With --salvage what is sound goes into a new lab, and
         the report says which offsets are lost and where the others went.""",
         "streamlab verify my-lab --salvage my-lab-saved",
+    ),
+    "fork": Verb(
+        _fork,
+        """What is sealed is shared on disk, not copied. Removing either stream, or rows of it, leaves
+        the other whole.""",
+        "streamlab fork my-lab trades what-if --at 2026-01-05T09:30Z",
+    ),
+    "pack": Verb(
+        _pack,
+        """The archive is a zip file of plain Arrow files; it appears when it is whole. Jobs and
+        positions are not in it.""",
+        "streamlab pack my-lab trades.zip trades quotes --as-of 2026-01-05T10:00Z",
+    ),
+    "unpack": Verb(
+        _unpack,
+        """Rows have the offsets and times that they had. An archive that is damaged, or that is
+        none, leaves nothing behind.""",
+        "streamlab unpack trades.zip their-lab",
     ),
 }

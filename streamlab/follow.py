@@ -161,12 +161,5 @@ def first_offset(scan: Scan, start: Any, earliest: int, end: int) -> int:
                 asked=offset, available=range(earliest, end),
             )  # fmt: skip
         return offset
-    reader, moment = scan.log.reader, scan.log.reader.moment()
     micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
-    column = scan.info().time
-    found = (
-        reader.find_appended(moment, micros)
-        if column is None
-        else reader.find_event(moment, micros, column)
-    )
-    return max(found, earliest)
+    return max(scan.fix(pin=False).find(micros), earliest)

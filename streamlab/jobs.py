@@ -28,7 +28,6 @@ from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
 from streamlab.schema import SYSTEM_FIELDS
-from streamlab.settings import Settings
 from streamlab.sinks import (
     DuckDB,
     DuckDBSink,
@@ -240,7 +239,7 @@ class Jobs(Mapping[str, Job]):
             old, beside = self._lab[stream], f"{stream}.generation-{known.generation}"
             if beside in self._lab:  # a restart that was killed had come so far
                 self._lab.drop(beside)
-            self._lab.create(beside, old, time=old.time, settings=Settings(max_ahead=None))
+            old.fork(beside)
             self._lab.drop(stream)
         if isinstance(into, DuckDB):
             DuckDBSink(into, known.name, known.digest).forget(known.generation)

@@ -354,7 +354,9 @@ class Lab(Mapping[str, Stream]):
             what = "it is a frozen view"
         else:
             micros = parse_instant(when, what="as_of")
-            past = [n for n in self._names() if self._catalog.info(n).created * 1e6 <= micros]
+            past = [
+                n for n in self._names() if round(self._catalog.info(n).created * 1e6) <= micros
+            ]
             if micros >= self._clock.now():
                 raise InvalidTime(
                     f"as_of {format_instant(micros)} is not past",
@@ -433,6 +435,39 @@ class Lab(Mapping[str, Stream]):
 
         left, right = (self[side] if isinstance(side, str) else side for side in (a, b))
         return compare(left, right, key)
+
+    # -- giving away -------------------------------------------------------------------------
+
+    def pack(
+        self,
+        path: str | os.PathLike[str],
+        *streams: str | Stream,
+        overwrite: bool = False,
+        progress: bool | None = None,
+    ) -> Path:
+        """Write streams into an archive, one file to give away, and return its path.
+
+        ``streams`` are names, or views: a slice, such as ``stream.as_of(when)`` or
+        ``stream.offsets(start, stop)``, has no row besides its own. None are all. The archive is a
+        zip file of plain Arrow files with checksums; it appears when it is whole. Jobs and
+        positions are not in it. `sl.unpack` makes a lab of it.
+
+        Raises:
+            StreamlabError: the file is there already and ``overwrite`` is not set; or a view in
+                event time has other rows in between.
+            CorruptSegment: a file of a stream is not what was written.
+        """
+        from streamlab.archive import pack
+
+        self._check_open()
+        chosen = [self[s] if isinstance(s, str) else s for s in streams or self._names()]
+        for stream in chosen:
+            if not isinstance(stream, Stream):
+                raise TypeError(f"pack takes names of streams, and views; got {stream!r}")
+        scans = {stream.name: stream._scan for stream in chosen}  # noqa: SLF001
+        if len(scans) < len(chosen):
+            raise ValueError("pack takes each stream once")
+        return pack(scans, path, overwrite=overwrite, progress=progress)
 
     # -- care --------------------------------------------------------------------------------
 

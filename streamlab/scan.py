@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from streamlab.catalog import StreamInfo
 from streamlab.clock import FOREVER, NEVER
+from streamlab.errors import StreamNotFound
 from streamlab.log import Log, Moment
 from streamlab.log.manifest import Segment
 from streamlab.log.segment import Chunk
@@ -62,13 +63,29 @@ class Scan:
             held = self.pin or (reader.pin(start, stop) if pin else None)
             if self.fixed or held is None or start == stop or reader.holds(start):
                 break
-        return Snapshot(self.log, self.info(), moment, start, stop, self.since, self.until, held)
+        info = self.info()
+        if info.id != self.log.stream:
+            raise StreamNotFound(
+                f'stream "{info.name}" was dropped, and another one made under its name',
+                hint=f'lab["{info.name}"] is the new one',
+            )
+        return Snapshot(self.log, info, moment, start, stop, self.since, self.until, held)
 
     def freeze(self) -> Scan:
-        """Return this scan, fixed to the moment that is now."""
+        """Return this scan, fixed to the moment that is now, in rows and in columns."""
         snapshot = self.fix()
-        start, stop = snapshot.start, snapshot.stop
-        return replace(self, start=start, stop=stop, fixed=snapshot.moment, pin=snapshot.pin)
+        start, stop, info = snapshot.start, snapshot.stop, snapshot.info
+        return replace(
+            self, info=lambda: info, start=start, stop=stop, fixed=snapshot.moment, pin=snapshot.pin
+        )
+
+    def narrowed(self, start: int, stop: int) -> Scan:
+        """Return the part of a fixed scan with offsets in [start, stop), and pin no more than that.
+
+        The row after it is pinned too: it knows the stream time at the end.
+        """
+        pin = self.log.reader.pin(start, stop + 1)
+        return replace(self, start=start, stop=stop, pin=pin)
 
     def recorded(self) -> Scan:
         """Return this scan of all that is recorded, however far a replay has come with it."""
@@ -128,6 +145,16 @@ class Snapshot:
         if self.until is not None:
             terms.append(pc.field(name) < time_scalar(self.until, kind))
         return functools.reduce(lambda a, b: a & b, terms)
+
+    def find(self, time: int, *, appended: bool = False) -> int:
+        """Return the first offset whose stream time (append time) is at or after an instant.
+
+        The stop of the range if there is none; no file outside the range is opened for it.
+        """
+        reader, moment = self.log.reader, self.moment.within(self.start, self.stop)
+        if appended or self.info.time is None:
+            return reader.find_appended(moment, time)
+        return reader.find_event(moment, time, self.info.time)
 
     def count(self) -> int:
         """Return how many rows there are; without bounds on event time nothing is read for it."""

@@ -162,9 +162,11 @@ class Stream(Querying):
         size = sum(s.bytes or _size_of(snapshot, s.file) for s in segments)
         stream_time, append_time = moment.stream_time, moment.append_time
         if snapshot.stop < moment.end:  # a view: its own times
-            reader, column = snapshot.log.reader, snapshot.info.time
-            last = max(snapshot.stop - 1, 0)
-            stream_time, append_time = reader.times_at(moment, last, column)
+            reader, column, stop = snapshot.log.reader, snapshot.info.time, snapshot.stop
+            if snapshot.start < stop:
+                stream_time, append_time = reader.times_at(moment, stop - 1, column)
+            else:
+                stream_time, append_time = reader.stream_time_before(moment, stop, column), 0
         return Stats(
             snapshot.count(), size, len(segments), snapshot.start, snapshot.stop,
             min(moment.durable, snapshot.stop),
@@ -496,6 +498,25 @@ class Stream(Querying):
             OffsetOutOfRange: some of them are not, or no longer, there.
         """
         return self._view(views.offsets(self._scan, start, stop))
+
+    def fork(
+        self, name: str, at: int | Instant | None = None, *, timeout: float | None = 10.0
+    ) -> Stream:
+        """Return a new stream that shares the history of this one, then goes its own way.
+
+        It has the rows below an offset, or those appended at or before an instant, or all there
+        are now; with the same offsets, append times and stream times, and the same schema and
+        settings. The next append goes on from there. What is sealed is shared on disk, not copied;
+        removing either side leaves the other whole. Jobs and positions stay with the old stream.
+
+        Raises:
+            StreamExists: there is a stream of that name.
+            OffsetOutOfRange: an offset beyond the end, or of rows that have been removed.
+            InvalidTime: an instant that is not yet past.
+        """
+        from streamlab.forking import fork
+
+        return fork(self._jobs._lab, self._scan, name, at, timeout)  # noqa: SLF001
 
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
         """Return the first offset whose stream time (or append time) is at or after an instant.

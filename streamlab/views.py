@@ -14,10 +14,10 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from streamlab.duration import Instant, format_instant, parse_instant
-from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange
+from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange, StreamlabError
 from streamlab.scan import Scan, offset_of
 
-__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened"]
+__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened", "unbroken"]
 
 View = tuple[Scan, str]
 """A bounded scan, and why nothing can be appended to it."""
@@ -41,14 +41,12 @@ def as_of(scan: Scan, when: int | Instant, timeout: float | None) -> View:
                 asked=offset,
                 available=range(fixed.start, stop),
             )
-        return replace(fixed, stop=offset), f"it is a view as of offset {offset}"
+        return fixed.narrowed(fixed.start, offset), f"it is a view as of offset {offset}"
     micros = parse_instant(when, what="as_of")
     _await_appends(scan, micros, timeout)
     fixed = scan.freeze()
-    assert fixed.fixed is not None
-    end = scan.log.reader.find_appended(fixed.fixed, micros + 1)
-    stop = max(fixed.start, min(fixed.stop or 0, end))
-    return replace(fixed, stop=stop), f"it is a view as of {format_instant(micros)}"
+    stop = fixed.fix().find(micros + 1, appended=True)
+    return fixed.narrowed(fixed.start, stop), f"it is a view as of {format_instant(micros)}"
 
 
 def _await_appends(scan: Scan, micros: int, timeout: float | None) -> None:
@@ -85,8 +83,7 @@ def between(scan: Scan, start: Instant | None, stop: Instant | None) -> View:
     if scan.until is not None:
         until = scan.until if until is None else min(until, scan.until)
     if since is not None:
-        first = min(_first(scan, since), scan.stop or 0)
-        scan = replace(scan, start=max(scan.start, first))
+        scan = scan.narrowed(scan.fix().find(since), scan.stop or 0)
     return replace(scan, since=since, until=until), "it is a view between two event times"
 
 
@@ -107,8 +104,34 @@ def offsets(scan: Scan, start: int, stop: int | None) -> View:
             f'stream "{scan.info().name}" holds [{fixed.start}, {end}), not all of [{start}, {stop})',
             asked=range(start, stop), available=range(fixed.start, end),
         )  # fmt: skip
-    view = replace(fixed, start=start, stop=stop, asked=start)
+    view = replace(fixed.narrowed(start, stop), asked=start)
     return view, f"it is a view of offsets [{start}, {stop})"
+
+
+def unbroken(scan: Scan, doing: str) -> Scan:
+    """Return a scan, fixed, as a range of offsets and nothing else.
+
+    Raises:
+        StreamlabError: rows that lie between its own are not of it.
+    """
+    scan = scan.freeze()
+    snapshot = scan.fix()
+    if snapshot.event_filter is None:
+        return scan
+    first, last, count = snapshot.start, snapshot.start - 1, 0
+    for batch in snapshot.batches(["_offset"]):
+        if batch.num_rows:
+            offsets = batch.column("_offset")
+            first, last = offsets[0].as_py() if not count else first, offsets[-1].as_py()
+            count += batch.num_rows
+    if last + 1 - first > count:
+        others = last + 1 - first - count
+        raise StreamlabError(
+            f'{doing} takes a range of offsets, and between the rows of this view of "{snapshot.info.name}" '
+            f"lie {others:,} of other times",
+            hint=f"stream.offsets({first}, {last + 1}) has them all",
+        )
+    return replace(scan.narrowed(first, last + 1), since=None, until=None)
 
 
 def find(scan: Scan, time: Instant, clock: Literal["event", "append"]) -> int:
@@ -120,17 +143,7 @@ def find(scan: Scan, time: Instant, clock: Literal["event", "append"]) -> int:
     micros = parse_instant(time, what="time")
     if clock not in ("event", "append"):
         raise ValueError(f'clock is "event" or "append"; got {clock!r}')
-    snapshot = scan.fix()
-    found = _first(scan, micros, by_append=clock == "append")
-    return min(max(found, snapshot.start), snapshot.stop)
-
-
-def _first(scan: Scan, micros: int, *, by_append: bool = False) -> int:
-    reader, column = scan.log.reader, scan.info().time
-    moment = scan.fixed or reader.moment()
-    if by_append or column is None:
-        return reader.find_appended(moment, micros)
-    return reader.find_event(moment, micros, column)
+    return scan.fix().find(micros, appended=clock == "append")
 
 
 # -- frozen values -------------------------------------------------------------------------------
@@ -143,6 +156,7 @@ def frozen(scan: Scan) -> dict[str, Any]:
         "id": snapshot.info.id,
         "start": snapshot.start,
         "end": snapshot.stop,
+        "schema": snapshot.info.schema_id,
         "append_time": _append_time_below(scan, snapshot.stop),
     }
 
@@ -155,10 +169,10 @@ def reopened(scan: Scan, name: str, value: Any) -> View:
         HistoryChanged: the stream is another one now, or holds other rows.
         OffsetOutOfRange: some of the rows have been removed; says what is left.
     """
-    wanted = {"id", "start", "end", "append_time"}
-    if not isinstance(value, Mapping) or not wanted <= set(value):
+    place = _place(value)
+    if place is None:
         raise InvalidTime(f'stream "{name}" is not frozen as lab.freeze() does it')
-    start, end = int(value["start"]), int(value["end"])
+    start, end, schema_id = place
     if scan.info().id != value["id"]:
         raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
     scan = scan.freeze()
@@ -174,8 +188,21 @@ def reopened(scan: Scan, name: str, value: Any) -> View:
             f'stream "{name}" does not hold the rows that were frozen: they were lost, and others '
             f"came in their place; it ends at {available.stop}"
         )
-    part = replace(scan, start=max(start, scan.start), stop=end)
-    return part, "it is a frozen view"
+    part = scan.narrowed(max(start, scan.start), end)
+    info = scan.info()
+    then = replace(info, schemas=info.schemas[:schema_id])  # later rows may have other columns
+    return replace(part, info=lambda: then), "it is a frozen view"
+
+
+def _place(value: Any) -> tuple[int, int, int] | None:
+    """Return start, end and schema of a frozen stream, None if it is none."""
+    if not isinstance(value, Mapping) or not {"id", "start", "end", "append_time"} <= set(value):
+        return None
+    start, end = offset_of(value["start"]), offset_of(value["end"])
+    schema_id = offset_of(value.get("schema", 1 << 31))
+    if start is None or end is None or not 0 <= start <= end or not schema_id or schema_id < 1:
+        return None
+    return start, end, schema_id
 
 
 def _append_time_below(scan: Scan, end: int) -> int | None:

@@ -7,6 +7,7 @@ made up beforehand by `workload`, so that a process that was killed can be judge
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import random
@@ -47,6 +48,7 @@ class Kept:
     start: int = 0
     stream_time: int | None = None
     wide: bool = False
+    times: tuple = ()  # stream time of each row
 
 
 # -- operations ----------------------------------------------------------------------------------
@@ -83,19 +85,32 @@ def after(world, op):
         return {**world, name: replace(kept, wide=True)}
     if kind == "advance":
         return {**world, name: replace(kept, stream_time=max(kept.stream_time or 0, rest[0]))}
+    if kind == "fork":
+        return {**world, rest[0]: forked_at(kept, rest[1])}
     if kind == "append":
         new = tuple(row(token, wide=kept.wide) for token in range(rest[0], rest[0] + rest[1]))
     else:
         assert kind == "delete", kind
         new = ((kept.stream_time, rest[0], None, None, None, True),)
-    times = [r[0] for r in new] + ([] if kept.stream_time is None else [kept.stream_time])
+    first = max(new[0][0], kept.stream_time or 0)
+    times = tuple(itertools.accumulate((r[0] for r in new), max, initial=first))[1:]
     rows = kept.rows + new
     return {
         **world,
         name: replace(
-            kept, rows=rows, appends=(*kept.appends, len(rows)), stream_time=max(times)
+            kept, rows=rows, appends=(*kept.appends, len(rows)), stream_time=times[-1],
+            times=kept.times + times,
         ),
     }  # fmt: skip
+
+
+def forked_at(kept, at):
+    """What a fork of a stream holds, at an offset after a row that is there."""
+    stream_time = kept.stream_time if at == len(kept.rows) else kept.times[at - 1]
+    appends = (*(stop for stop in kept.appends if stop < at), at)
+    return replace(
+        kept, rows=kept.rows[:at], times=kept.times[:at], appends=appends, stream_time=stream_time
+    )
 
 
 def play(lab, world, op):
@@ -120,6 +135,8 @@ def play(lab, world, op):
         assert lab[name].delete(rest[0]) == len(world[name].rows)
     elif kind == "flush":
         lab[name].flush()
+    elif kind == "fork":
+        lab[name].fork(*rest)
     else:
         assert kind == "seal", kind
         lab[name].seal()

@@ -26,8 +26,7 @@ def written(thing):
             continue
         if p.kind is p.KEYWORD_ONLY and not star:
             parts.append("*")
-            star = True
-        star = star or p.kind is p.VAR_POSITIONAL
+        star |= p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
         name = {p.VAR_KEYWORD: "**", p.VAR_POSITIONAL: "*"}.get(p.kind, "") + p.name
         parts.append(name if p.default is p.empty else f"{name}={p.default!r}".replace("'", '"'))
         if p.kind is p.POSITIONAL_ONLY:

@@ -31,6 +31,9 @@ VERBS = [
     "export",
     "import",
     "verify",
+    "fork",
+    "pack",
+    "unpack",
 ]
 
 

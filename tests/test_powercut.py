@@ -130,7 +130,8 @@ class Disk:
             with self.turn:
                 op = getattr(self, f"_{name}")(*args)
                 result = real(*args, **kwargs)
-                if not op[1].startswith(".."):  # a background thread, busy with another lab
+                elsewhere = op[1].startswith("..")  # a background thread, busy with another lab
+                if not elsewhere and not op[1].endswith(" (deleted)"):
                     self.ops.append(op)
             return result
 
@@ -199,9 +200,13 @@ class Disk:
             self.node(folder or ".").change(**{name: None})
         else:
             node = self.node(path)
-            here, there = self.node(folder or "."), rest[0].rpartition("/")
-            assert folder == there[0], "within a folder"
-            here.change(**{there[2]: node} | ({name: None} if kind == "rename" else {}))
+            beside, _, target = rest[0].rpartition("/")
+            gone = {name: None} if kind == "rename" else {}
+            if folder == beside:
+                self.node(folder or ".").change(**{target: node, **gone})
+                return
+            assert kind == "link", "a rename within a folder"
+            self.node(beside or ".").change(**{target: node})
 
     def cut(self, target, rng):
         """Write a state that the disk may be in after a cut to a folder."""

@@ -23,8 +23,8 @@ LAYERS = [
     ["report"],
     ["notebook", "connectors"],
     ["testing", "rescue"],
-    ["verify", "replay", "feed", "lab", "stream", "jobs", "job", "sinks"],
-    ["played", "breakpoint"],
+    ["verify", "replay", "feed", "lab", "stream", "jobs", "job", "sinks", "forking", "archive"],
+    ["played", "breakpoint", "unpacking"],
     ["query"],
     ["steps"],
     ["lineage"],
@@ -46,6 +46,7 @@ LAYERS = [
     ["progress", "clock", "duration", "errors"],
 ]
 INSIDE_LOG = [
+    ["fork"],
     ["log"],
     ["writer", "reader", "maintain"],
     ["repair"],

@@ -336,7 +336,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
         end = start
         if append_time > NEVER:
             log.settled(append_time, None)
-            end = log.reader.find_appended(log.reader.moment(), append_time + 1)
+            end = table.fix(pin=False).find(append_time + 1, appended=True)
         part = table.within(start, max(end, start)).fix()
         deleted = (
             ["_deleted"] if "_deleted" in part.schema.names else []

@@ -49,12 +49,7 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int], list[int]]
             reading.append(snapshot.start)
             continue
         since = max(now - span - 1, NEVER) if now > NEVER + span else NEVER
-        found = (
-            reader.find_appended(snapshot.moment, since)
-            if column is None
-            else reader.find_event(snapshot.moment, since, column)
-        )
-        reading.append(min(max(found, snapshot.start), at))
+        reading.append(min(snapshot.find(since), at))
     return wanted, times, reading
 
 

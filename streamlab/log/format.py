@@ -46,6 +46,7 @@ __all__ = [
     "dump_json",
     "encode",
     "footer",
+    "footer_blocks",
     "load_extra",
     "load_json",
     "padding",
@@ -296,6 +297,15 @@ def _blocks_of(flatbuffer: bytearray) -> tuple[int, int]:
         return 0, 0
     vector = root + slot + struct.unpack_from("<I", flatbuffer, root + slot)[0]
     return vector + 4, struct.unpack_from("<I", flatbuffer, vector)[0]
+
+
+def footer_blocks(data: memoryview) -> list[tuple[int, int, int]]:
+    """Return the blocks that the footer at the end of a file lists, as `footer` took them."""
+    tail = len(ARROW_MAGIC) + 4
+    size = struct.unpack_from("<i", data, len(data) - tail)[0]
+    content = bytearray(data[len(data) - tail - size : len(data) - tail])
+    at, count = _blocks_of(content)
+    return [struct.unpack_from("<qi4xq", content, at + 24 * index) for index in range(count)]
 
 
 def dump_json(content: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,20 +23,32 @@ from streamlab.errors import CorruptSegment, StreamLocked
 from streamlab.log import disk
 from streamlab.log import pins as pin_files
 from streamlab.log.background import CHORES
+from streamlab.log.bulk import growing
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.maintain import Maintenance
-from streamlab.log.manifest import ACTIVE, Manifest, Segment, file_name, write_manifest
+from streamlab.log.manifest import Manifest, Segment, file_name, write_manifest
 from streamlab.log.reader import LogReader, Moment
 from streamlab.log.segment import Mark, SegmentWriter
 from streamlab.log.writer import LogWriter, Policy
 
-__all__ = ["Log"]
+__all__ = ["History", "Log"]
 
 IN_FLIGHT_SECONDS = 0.1
 """How long it takes at most from taking an append time to having written the frame."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 """How often a follower looks at the head of a log that another process writes, in seconds."""
+
+
+class History(NamedTuple):
+    """What a log begins with: sealed files, the first offset of them that counts, how they end."""
+
+    segments: tuple[Segment, ...]
+    start: int
+    end: Mark
+
+
+NOTHING = History((), 0, Mark(0, 0, NEVER, 0))
 
 
 def _loss(sync: str | int) -> float:
@@ -85,22 +97,32 @@ class Log:
         self._chore = threading.Lock()  # held while the background tidies up
 
     @staticmethod
-    def create(folder: Path, stream: str, schema: pa.Schema, schema_id: int) -> None:
-        """Make the files of an empty log in a folder that exists."""
+    def create(
+        folder: Path,
+        stream: str,
+        schema: pa.Schema,
+        schema_id: int,
+        history: History = NOTHING,
+    ) -> None:
+        """Make the files of a log in a folder that exists; the sealed files of its history are there.
+
+        They are listed, and the log goes on after them. The manifest comes last.
+        """
         for name in ("locks", "pins"):
             disk.make_dir(folder / name)
-        number = 1
-        file = SegmentWriter(
-            folder / file_name(0, number, sealed=False), schema, schema_id, Mark(0, 0, NEVER, 0)
-        )
+        segments, end = history.segments, history.end
+        number = 1 + max((segment.number for segment in segments), default=0)
+        path = folder / file_name(end.end, number, sealed=False)
+        file = SegmentWriter(path, schema, schema_id, end)
         try:
             file.sync()
         finally:
             file.close()
-        first = Segment(file.path.name, file.segment, ACTIVE, 0, 0, schema_id)
-        write_manifest(folder / "manifest", Manifest(stream, 0, number + 1, 0, (first,)))
-        HeadFile.create(folder / "head", Head(2, 0, 0, NEVER, 0, boot_id(), number))
-        disk.sync_dir(folder)
+        listed = (*segments, growing(file, number))
+        head = Head(2, end.end, end.end, end.stream_time, end.append_time, boot_id(), number)
+        HeadFile.create(folder / "head", head)
+        manifest = Manifest(stream, 0, number + 1, history.start, listed)
+        write_manifest(folder / "manifest", manifest)
 
     def promise(self, sync: str | int, *, verify: bool, pins: bool) -> None:
         """Keep what one more handle asks for: the strictest promise of all is kept to all."""

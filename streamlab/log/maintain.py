@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,9 +32,9 @@ from streamlab.log.manifest import (
     update_manifest,
 )
 from streamlab.log.pins import held_back, pinned
-from streamlab.log.segment import SegmentFile, SegmentWriter, seal_footer
+from streamlab.log.segment import Chunk, SegmentFile, SegmentWriter, seal_footer
 
-__all__ = ["Maintenance"]
+__all__ = ["Maintenance", "gathered"]
 
 BATCH_ROWS = 65_536
 """Small frames are gathered into batches of about so many rows."""
@@ -129,7 +129,7 @@ class Maintenance:
         """Write the rows of many small frames into a file of larger ones."""
         out = SegmentWriter(target, file.schema, file.schema_id, file.start)
         try:
-            for batch in _gathered(file):
+            for batch in gathered(file.chunks(file.base, file.mark.end)):
                 out.put(
                     Kind.ROWS, after=out.mark.stream_time, append_time=out.mark.append_time,
                     rows=batch.num_rows, events=(file.event_min, file.event_max),
@@ -221,11 +221,11 @@ class Maintenance:
         )
 
 
-def _gathered(file: SegmentFile) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file in batches of about `BATCH_ROWS`."""
+def gathered(chunks: Iterable[Chunk]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of chunks that follow each other in batches of about `BATCH_ROWS`."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
-    for chunk in file.chunks(file.base, file.mark.end):
+    for chunk in chunks:
         waiting.append(chunk.batch)
         rows += chunk.batch.num_rows
         if rows >= BATCH_ROWS:

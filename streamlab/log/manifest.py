@@ -29,6 +29,8 @@ __all__ = [
     "SEALED",
     "Manifest",
     "Segment",
+    "dump_segment",
+    "load_segment",
     "read_manifest",
     "update_manifest",
     "write_manifest",
@@ -90,18 +92,32 @@ def file_name(base: int, number: int, *, sealed: bool) -> str:
 
 @functools.lru_cache(maxsize=65_536)
 def _line(segment: Segment) -> str:
+    return json.dumps(dump_segment(segment))
+
+
+def dump_segment(segment: Segment) -> dict[str, Any]:
+    """Return a segment as plain JSON."""
     content = segment._asdict()
     content["id"] = f"{segment.id:016x}"
     content["checksum"] = f"{segment.checksum:016x}"
-    return json.dumps(content)
+    return content
 
 
-def _parse(content: dict[str, Any]) -> Segment:
-    content["id"] = int(content["id"], 16)
-    content["checksum"] = int(content["checksum"], 16)
+def load_segment(content: dict[str, Any]) -> Segment:
+    """Return the segment that `dump_segment` wrote down.
+
+    Raises:
+        ValueError, LookupError, TypeError: it did not.
+    """
     counts = content["partitions"]
-    content["partitions"] = None if counts is None else tuple(counts)
-    return Segment(**content)
+    return Segment(
+        **content
+        | {
+            "id": int(content["id"], 16),
+            "checksum": int(content["checksum"], 16),
+            "partitions": None if counts is None else tuple(counts),
+        }
+    )
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -140,7 +156,7 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path} is of format {about['format']}; this streamlab knows {VERSION}",
                 hint="pip install --upgrade streamlab",
             )
-        parsed = [_parse(content) for content in json.loads(f"[{','.join(lines[1:])}]")]
+        parsed = [load_segment(content) for content in json.loads(f"[{','.join(lines[1:])}]")]
         live = tuple(parsed[: about["segments"]])
         return Manifest(
             about["stream"],

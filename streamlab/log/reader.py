@@ -64,6 +64,13 @@ class Moment(NamedTuple):
                 found.append(segment)
         return found
 
+    def within(self, start: int, stop: int) -> Moment:
+        """Return the part of the moment with offsets in [start, stop)."""
+        if (start, stop) == (self.start, self.end):
+            return self
+        manifest = self.manifest._replace(segments=tuple(self.segments(start, stop)))
+        return self._replace(manifest=manifest, start=start, end=stop)
+
 
 def _moment(manifest: Manifest, head: Head) -> Moment:
     """Put together a head and a manifest that was read after it, and may go further."""
@@ -288,6 +295,23 @@ class LogReader:
         if offset >= manifest.active.base:
             return manifest.active
         raise self._removed(offset)
+
+    def relisted(self, segment: Segment) -> Segment:
+        """Return how a segment is listed now, its file being gone: it was sealed meanwhile.
+
+        Raises:
+            OffsetOutOfRange: it was removed.
+            CorruptSegment: it is listed as before.
+        """
+        self._forget(segment)
+        manifest = self.manifest(again=True)
+        for known in manifest.segments + manifest.retired:
+            if known.number == segment.number:
+                if known.file != segment.file:
+                    return known
+                if segment.stop > manifest.start:
+                    raise CorruptSegment(self.folder / segment.file, 0, "the file is missing")
+        raise self._removed(segment.base)
 
     def _removed(self, offset: int) -> OffsetOutOfRange:
         manifest = self.manifest()

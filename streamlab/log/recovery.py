@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from pyarrow import ipc
 from streamlab.clock import NEVER
 from streamlab.errors import CorruptSegment
 from streamlab.log import disk
-from streamlab.log.format import FRAMES_AT, Frame, checksum, decode
+from streamlab.log.format import FRAMES_AT, Frame, checksum, decode, footer_blocks
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.manifest import (
     ACTIVE,
@@ -227,14 +228,8 @@ def _footer_fits(file: SegmentFile) -> bool:
         reader = ipc.open_file(pa.py_buffer(file.data))
         if not file.closed or not reader.schema.equals(file.schema):
             return False
-        blocks = file.blocks()
-        if reader.num_record_batches != len(blocks):
-            return False
-        return all(
-            reader.get_batch(index).equals(file.batch(at, prefix + body))
-            for index, (at, prefix, body) in enumerate(blocks)
-        )
-    except (pa.ArrowException, OSError, CorruptSegment):
+        return footer_blocks(file.data) == file.blocks()
+    except (pa.ArrowException, OSError, struct.error):
         return False
 
 

@@ -266,13 +266,20 @@ class SegmentWriter:
 
     A frame that fails is cut off again; if even that fails, `broken` is set and the file must not
     be written until it has been recovered. A file begins with the ``note`` that was the last before
-    it, so that the note outlives the files before.
+    it, so that the note outlives the files before. Its id is drawn at random unless one is given.
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, schema_id: int, start: Mark, note: bytes = b""
+        self,
+        path: Path,
+        schema: pa.Schema,
+        schema_id: int,
+        start: Mark,
+        note: bytes = b"",
+        *,
+        segment: int | None = None,
     ) -> None:
-        self._begin(path, schema, schema_id, new_segment_id())
+        self._begin(path, schema, schema_id, segment or new_segment_id())
         self.mark = start._replace(position=FRAMES_AT)
         self.base = start.end
         self.before = start.stream_time
