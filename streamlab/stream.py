@@ -444,9 +444,11 @@ class Stream(Querying):
             HistoryChanged: the table holds something else, or was changed by somebody.
             OffsetOutOfRange: rows that were not copied yet have been removed.
         """
-        from streamlab.duck import export_rows
+        from streamlab.duckfile import Database
+        from streamlab.ducktable import check_table_name, copy_rows
 
-        return export_rows(self._scan, path_or_connection, table or self.name, progress)
+        name = check_table_name(self.name if table is None else table)
+        return copy_rows(self._scan, Database(path_or_connection), name, progress).added
 
     # -- views -------------------------------------------------------------------------------
 

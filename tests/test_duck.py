@@ -1,17 +1,13 @@
 """History into DuckDB: incremental, exactly once, and noticing what others did."""
 
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 
 import duckdb
 import pyarrow as pa
 import pytest
 
 import streamlab as sl
-from streamlab import duck
+from streamlab import ducktable
 from streamlab.testing import feed
 
 
@@ -98,7 +94,7 @@ def test_the_table_follows_the_schema(lab, tmp_path):
 
 def test_an_export_in_parts_is_the_same_table(lab, trades, tmp_path, monkeypatch):
     """However an export is cut into transactions, each row is there once."""
-    monkeypatch.setattr(duck, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(ducktable, "CHUNK_ROWS", 64)
     stream = lab.create(
         "trades", trades.head(0), time="ts", settings=sl.Settings(segment_bytes="8KB")
     )
@@ -109,71 +105,6 @@ def test_an_export_in_parts_is_the_same_table(lab, trades, tmp_path, monkeypatch
     assert view.to_duckdb(path, "minute") == len(view) == 61
     assert offsets_in(path) == list(range(1000))
     assert offsets_in(path, "minute") == view.to_polars()["_offset"].to_list()
-
-
-KILLED = """
-    import sys, os, signal, streamlab as sl
-    from streamlab import duck
-    duck.CHUNK_ROWS = 50
-    number, at = int(sys.argv[3]), 0
-    insert = duck._insert
-    def counted(connection, *args):
-        global at
-        at += 1
-        if at == number and sys.argv[4] == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        done = insert(connection, *args)
-        if at == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-    duck._insert = counted
-    with sl.open(sys.argv[1]) as lab:
-        lab["trades"].to_duckdb(sys.argv[2])
-"""
-
-
-def test_a_killed_export_goes_on_where_it_was(lab, trades, tmp_path):
-    """Killed with SIGKILL before and after transactions, then called again: each row once."""
-    stream = lab.create("trades", trades, time="ts")
-    path = tmp_path / "x.duckdb"
-    for number, when in ((1, "before"), (2, "after"), (3, "before"), (7, "after")):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                textwrap.dedent(KILLED),
-                str(lab.path),
-                str(path),
-                str(number),
-                when,
-            ],
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL
-    before = len(offsets_in(path))
-    assert 0 < before < 1000
-    assert stream.to_duckdb(path) == 1000 - before
-    assert offsets_in(path) == list(range(1000))
-
-
-def test_a_position_outside_the_transaction_would_be_caught(lab, trades, tmp_path, monkeypatch):
-    """The control: with the position committed on its own, the same check finds doubled rows."""
-    stream = lab.create("trades", trades, time="ts")
-    path = tmp_path / "x.duckdb"
-    insert = duck._insert
-
-    def torn(connection, part, table, identity, start, stop):
-        added = insert(connection, part, table, identity, start, stop)
-        connection.execute(f"UPDATE {duck.POSITIONS} SET next_offset = 500, rows = 1000")
-        return added
-
-    monkeypatch.setattr(duck, "_insert", torn)
-    stream.to_duckdb(path)
-    monkeypatch.setattr(duck, "_insert", insert)
-    stream.to_duckdb(path)
-    doubled = len(offsets_in(path)) - 1000
-    print(f"control: {doubled} rows are there twice")
-    assert doubled > 0
 
 
 def test_progress_is_shown_where_it_was_asked_for(lab, trades, tmp_path, capsys):

@@ -29,6 +29,8 @@ LAYERS = [
     ["engines"],
     ["plan"],
     ["table"],
+    ["ducktable"],
+    ["duckfile", "ducktypes"],
     ["duck", "lazy", "files"],
     ["filetext", "dataset"],
     ["views"],
