@@ -21,7 +21,7 @@ from streamlab.log.format import checksum
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Database", "folded"]
+__all__ = ["Busy", "Database", "folded"]
 
 HEADERS = 3 * 4096
 """DuckDB's file begins with a header of its own and two that take turns, one at each checkpoint."""
@@ -38,13 +38,17 @@ def folded(name: str) -> str:
     return "".join(char.lower() if char.isascii() else char for char in name)
 
 
+class Busy(QueryError):
+    """Somebody else has the database, or changes the same rows at this moment: try again."""
+
+
 class Database:
     """A path, or a connection of the user's own, as a place to write to."""
 
     def __init__(self, target: Any) -> None:
         self.path: str | None = None
-        self.connection: Any = None
         self.file = ""  # where the rows end up; empty: in memory
+        self._own: Any = None  # a connection to the user's database that nobody else uses
         if isinstance(target, str | os.PathLike):
             if os.fspath(target) in IN_MEMORY:
                 raise QueryError(
@@ -53,8 +57,7 @@ class Database:
                 )
             self.path = self.file = os.path.realpath(Path(target).expanduser())
         elif hasattr(target, "execute") and hasattr(target, "register"):
-            self.connection = target
-            self.file = _file_of(target)
+            self._connect_beside(target)
         else:
             raise TypeError(
                 f"to_duckdb takes a path or a duckdb connection, not {type(target).__name__}"
@@ -66,13 +69,14 @@ class Database:
     @property
     def identity(self) -> str:
         """What tells it from other databases, in this process."""
-        return self.file or f"connection {id(self.connection)}"
+        return self.file or f"connection {id(self._given)}"
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Give a connection, closed again at the end; other threads wait for their turn.
 
         Raises:
+            Busy: somebody else has it open.
             QueryError: it cannot be opened.
         """
         with self._turn():
@@ -96,64 +100,55 @@ class Database:
             return duckdb.connect(str(self.path))
         except duckdb.Error as error:
             text = str(error).splitlines()[0]
-            hint = None
-            if "lock" in text or "different configuration" in text:
+            said = f"{self.path} cannot be opened by DuckDB: {text}"
+            if "Could not set lock" in text or "different configuration" in text:
                 hint = "it is open elsewhere: close it there, or pass that connection"
-            raise QueryError(
-                f"{self.path} cannot be opened by DuckDB: {text}", hint=hint
-            ) from error
+                raise Busy(said, hint=hint) from error
+            raise QueryError(said) from error
+
+    def _connect_beside(self, connection: Any) -> None:
+        """Connect to the user's database once more: the user's transaction is not ours to end."""
+        [(file, catalog, schema)] = connection.execute(
+            "SELECT path, current_database(), current_schema() FROM duckdb_databases() "
+            "WHERE database_name = current_database()"
+        ).fetchall()
+        self.file = os.path.realpath(file) if file else ""
+        self._given, self._own = connection, connection.cursor()
+        self._schema = f"{quoted(catalog)}.{quoted(schema)}"
 
     def _beside(self) -> duckdb.DuckDBPyConnection:
-        """Connect to the same database: the user's transaction is not ours to end."""
-        [(catalog, schema)] = self.connection.execute(
-            "SELECT current_database(), current_schema()"
-        ).fetchall()
-        connection: duckdb.DuckDBPyConnection = self.connection.cursor()
-        try:
-            connection.execute(f"USE {quoted(catalog)}.{quoted(schema)}")
-        except BaseException:
-            connection.close()
-            raise
+        connection: duckdb.DuckDBPyConnection = self._own.cursor()
+        connection.execute(f"USE {self._schema}")
         return connection
 
     # -- whether anybody else was here -------------------------------------------------------
 
-    def untouched(self, table: str) -> bool:
-        """Whether the open file is as this process left it, and the table was sound then."""
-        left, tables = _LEFT.get(self.path or "", (None, frozenset()))
-        return left is not None and folded(table) in tables and self._state() == left
+    def sound(self) -> frozenset[str]:
+        """Return the tables that are as this process left them: none, if the open file is not."""
+        if self.path is None:
+            return frozenset()
+        left, tables = _LEFT.get(self.path, (None, frozenset[str]()))
+        return tables if left is not None and self._state() == left else frozenset()
 
-    def leave(self, connection: duckdb.DuckDBPyConnection, table: str, *, alone: bool) -> None:
-        """Write everything into the file, and remember how it is left, with a table that is sound.
-
-        ``alone`` says that the file was found untouched, so other tables are still sound too.
-        """
+    def leave(self, connection: duckdb.DuckDBPyConnection, sound: frozenset[str]) -> None:
+        """Write everything into the file, and remember how it is left, with the tables that are sound."""
         if self.path is None:
             return
         import duckdb
 
-        _, sound = _LEFT.pop(self.path, (None, frozenset[str]()))
+        _LEFT.pop(self.path, None)
         try:
             connection.execute("CHECKPOINT")
         except duckdb.Error:  # somebody in this process has a transaction open
             return
         if (state := self._state()) is not None:
-            _LEFT[self.path] = state, (sound if alone else frozenset()) | {folded(table)}
+            _LEFT[self.path] = state, sound
 
     def _state(self) -> tuple[int, ...] | None:
         """Return what changes whenever the file does; None while changes are still beside it."""
-        assert self.path is not None
         with contextlib.suppress(FileNotFoundError):
-            if Path(f"{self.path}.wal").stat().st_size:
+            if Path(f"{self.file}.wal").stat().st_size:
                 return None
-        with Path(self.path).open("rb") as file:
+        with Path(self.file).open("rb") as file:
             about = os.fstat(file.fileno())
             return about.st_ino, about.st_size, about.st_mtime_ns, checksum(file.read(HEADERS))
-
-
-def _file_of(connection: Any) -> str:
-    """Return the file of a connection's database, empty if it is in memory."""
-    [(path,)] = connection.execute(
-        "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
-    ).fetchall()
-    return os.path.realpath(path) if path else ""

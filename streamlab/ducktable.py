@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from streamlab.duck import quoted
-from streamlab.duckfile import Database, folded
+from streamlab.duckfile import Busy, Database, folded
 from streamlab.ducktypes import check_exact, is_narrower
 from streamlab.errors import HistoryChanged, OffsetOutOfRange, QueryError
 from streamlab.log.format import checksum
@@ -97,22 +97,25 @@ def copy_rows(scan: Scan, database: Database, table: str, progress: bool | None)
         HistoryChanged: the table is of another stream, another stretch, or was changed meanwhile.
         OffsetOutOfRange: rows that are not in the table yet have been removed from the stream.
         SchemaMismatch: a value that DuckDB cannot hold.
+        Busy: somebody else has the file, or changes the table at this moment.
         QueryError: DuckDB refuses, or cannot open the file.
     """
     import duckdb
 
-    snapshot = scan.fix()
-    _make_durable(snapshot)
     try:
         with database.opened() as connection:
-            alone = database.untouched(table)
+            snapshot = scan.fix()  # not before: whoever had the file then may have copied more
+            _make_durable(snapshot)
+            sound = database.sound()
             copy = _Copy(connection, snapshot, table, identity_of(scan, snapshot))
-            copied = copy.run(progress, trusted=alone)
-            database.leave(connection, table, alone=alone)
+            copied = copy.run(progress, trusted=folded(table) in sound)
+            database.leave(connection, sound | {folded(table)})
             return copied
+    except duckdb.TransactionException as error:
+        raise Busy(f'somebody else changes table "{table}" at this moment: {error}') from error
     except duckdb.Error as error:
         raise QueryError(
-            f'cannot copy into table "{table}": {error}', hint=_hint(snapshot, error)
+            f'cannot copy into table "{table}": {error}', hint=_hint(scan, error)
         ) from error
 
 
@@ -121,10 +124,10 @@ def _make_durable(snapshot: Snapshot) -> None:
         snapshot.log.make_durable(snapshot.stop)
 
 
-def _hint(snapshot: Snapshot, error: Exception) -> str | None:
+def _hint(scan: Scan, error: Exception) -> str | None:
     if "duplicate key" not in str(error) or "map" not in str(error):
         return None
-    maps = [f.name for f in snapshot.schema if "map<" in str(f.type)]
+    maps = [f.name for f in scan.info().schema if "map<" in str(f.type)]
     return f"DuckDB's MAP has a key once; look at {', '.join(maps)}"
 
 

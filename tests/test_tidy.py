@@ -23,7 +23,7 @@ LAYERS = [
     ["report"],
     ["notebook", "connectors"],
     ["testing", "rescue"],
-    ["verify", "lab", "stream", "jobs", "job", "sinks"],
+    ["verify", "lab", "stream", "mirror", "jobs", "job", "sinks"],
     ["query"],
     ["lineage"],
     ["engines"],
