@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamlab.duck import quoted
 from streamlab.errors import QueryError
+from streamlab.log import disk
 from streamlab.log.format import checksum
 
 if TYPE_CHECKING:
@@ -96,9 +98,12 @@ class Database:
     def _connect(self) -> duckdb.DuckDBPyConnection:
         import duckdb
 
+        assert self.path is not None
         try:
-            return duckdb.connect(str(self.path))
-        except duckdb.Error as error:
+            if not Path(self.path).exists():
+                _create(Path(self.path))
+            return duckdb.connect(self.path)
+        except (duckdb.Error, OSError) as error:
             text = str(error).splitlines()[0]
             said = f"{self.path} cannot be opened by DuckDB: {text}"
             if "Could not set lock" in text or "different configuration" in text:
@@ -152,3 +157,24 @@ class Database:
         with Path(self.file).open("rb") as file:
             about = os.fstat(file.fileno())
             return about.st_ino, about.st_size, about.st_mtime_ns, checksum(file.read(HEADERS))
+
+
+def _create(path: Path) -> None:
+    """Make an empty database under this name at once, as no killed process leaves half of it.
+
+    DuckDB writes the first blocks of a new file one by one, and never opens again what lacks some.
+    """
+    import duckdb
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    try:
+        duckdb.connect(str(beside)).close()
+        try:
+            disk.link(beside, path)  # unlike a rename it never replaces
+        except FileExistsError:  # somebody else was faster
+            return
+        except OSError:  # a file system without links
+            disk.rename(beside, path)
+        disk.sync_dir(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -94,7 +94,8 @@ def rows(command):
     return found
 
 
-def main():
+def serve(deeds):
+    """Do what each line of standard input asks for, each in a process of its own."""
     for line in sys.stdin:
         command = json.loads(line)
         read, write = os.pipe()
@@ -103,7 +104,7 @@ def main():
             os.close(read)
             code = 1
             try:
-                answer = {"setup": setup, "life": life, "rows": rows}[command["do"]](command)
+                answer = deeds[command["do"]](command)
                 os.write(write, json.dumps(answer).encode())
                 code = 0
             except BaseException as error:
@@ -120,4 +121,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    serve({"setup": setup, "life": life, "rows": rows})
