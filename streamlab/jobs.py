@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,10 @@ from streamlab.sinks import (
 if TYPE_CHECKING:
     from streamlab.lab import Lab
 
-__all__ = ["Jobs"]
+__all__ = ["OPEN", "Jobs"]
+
+OPEN = ":open:"
+"""What stands for a database that is not a path."""
 
 
 class Jobs(Mapping[str, Job]):
@@ -201,6 +204,40 @@ class Jobs(Mapping[str, Job]):
             raise _another(known, _lines(plan, emit), target)
         return False
 
+    def begin(self, spec: Spec, make: Callable[[FileLock], Job]) -> Job:
+        """Start a job that keeps its own place, or return the one that does this already.
+
+        Raises:
+            QueryError: the name is another one's.
+        """
+        self._lab._writable()
+        check_name(spec.name, [])
+        with self._lock:
+            running = self._running.get(spec.name)
+            if running is not None and running.status != "running":
+                running = None
+            known = self._remembered(spec.name) if running is None else running._spec
+            if known is not None and known.digest != spec.digest:
+                raise QueryError(
+                    f'job "{spec.name}" does something else: {"; ".join(known.lines)}',
+                    hint="name= makes a job of its own",
+                )
+            if running is not None:
+                return running
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(self._folder)
+            lock = FileLock(self._folder / f"{spec.name}.lock", f'job "{spec.name}"')
+            lock.acquire(10.0)
+            try:
+                if spec.into["database"] != OPEN:  # what is in memory is gone with it
+                    path = self._folder / f"{spec.name}.json"
+                    disk.replace_file(path, dump_json(spec.content()))
+                job = self._running[spec.name] = make(lock)
+            except BaseException:
+                lock.release()
+                raise
+            return job._begin()
+
     def _remembered(self, name: str) -> Spec | None:
         path = self._folder / f"{name}.json"
         try:
@@ -303,7 +340,7 @@ def _target_of(into: Any) -> dict[str, Any]:
     if isinstance(into, DuckDB):
         return {
             "table": into.table,
-            "database": into.path if isinstance(into.path, str) else ":open:",
+            "database": into.path if isinstance(into.path, str) else OPEN,
         }
     if callable(into):
         return {"function": getattr(into, "__qualname__", type(into).__name__)}

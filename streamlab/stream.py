@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import pyarrow as pa
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from streamlab.dataset import StreamDataset
+    from streamlab.job import Job
     from streamlab.verify import Report
 
 __all__ = ["Stats", "Stream"]
@@ -449,22 +450,45 @@ class Stream(Querying):
         """
         return Table(self._scan, key)
 
+    @overload
     def to_duckdb(
-        self, path_or_connection: Any, table: str | None = None, *, progress: bool | None = None
-    ) -> int:
+        self, path_or_connection: Any, table: str | None = None, *, follow: Literal[False] = False,
+        name: str | None = None, progress: bool | None = None,
+    ) -> int: ...  # fmt: skip
+
+    @overload
+    def to_duckdb(
+        self, path_or_connection: Any, table: str | None = None, *, follow: Literal[True],
+        name: str | None = None, progress: bool | None = None,
+    ) -> Job: ...  # fmt: skip
+
+    def to_duckdb(
+        self, path_or_connection: Any, table: str | None = None, *, follow: bool = False,
+        name: str | None = None, progress: bool | None = None,
+    ) -> int | Job:  # fmt: skip
         """Copy the rows into a DuckDB table, and return how many were new.
 
         Rows and position are one transaction: call it again, after a crash or after more rows, and
         each row is there once. A path is opened and closed again; the table is named after the
-        stream unless ``table`` says otherwise.
+        stream unless ``table`` says otherwise. With ``follow=True`` a job goes on doing so until it
+        is stopped, under ``name`` in ``lab.jobs``; it leaves the file alone between deliveries.
 
         Raises:
             HistoryChanged: the table holds something else, or was changed by somebody.
             OffsetOutOfRange: rows that were not copied yet have been removed.
+            SchemaMismatch: DuckDB has no room for a value; docs/duckdb.md has the table of types.
+            QueryError: DuckDB cannot open the file, or refuses; or the job's name is another one's.
         """
-        from streamlab.duck import export_rows
+        from streamlab.duckfile import Database
+        from streamlab.ducktable import check_table_name, copy_rows
 
-        return export_rows(self._scan, path_or_connection, table or self.name, progress)
+        called = check_table_name(self.name if table is None else table)
+        database = Database(path_or_connection)
+        if not follow:
+            return copy_rows(self._scan, database, called, progress).added
+        from streamlab.mirror import mirror
+
+        return mirror(self._scan, self._jobs, database, called, name)
 
     # -- views -------------------------------------------------------------------------------
 

@@ -123,7 +123,8 @@ def rows(command):
     return found
 
 
-def main():
+def serve(deeds):
+    """Do what each line of standard input asks for, each in a process of its own."""
     for line in sys.stdin:
         command = json.loads(line)
         read, write = os.pipe()
@@ -132,7 +133,7 @@ def main():
             os.close(read)
             code = 1
             try:
-                answer = {"setup": setup, "life": life, "rows": rows}[command["do"]](command)
+                answer = deeds[command["do"]](command)
                 os.write(write, json.dumps(answer).encode())
                 code = 0
             except BaseException as error:
@@ -149,4 +150,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    serve({"setup": setup, "life": life, "rows": rows})

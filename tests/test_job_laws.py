@@ -1,6 +1,7 @@
 """Exactly once: jobs are killed at any instruction, and their results are those of one quiet run."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,11 @@ HOWS = ("before", "torn", "after")
 class Lives:
     """Talks to the process that forks lives."""
 
-    def __init__(self):
-        script = Path(__file__).parent / "job_lives.py"
+    def __init__(self, script="job_lives.py", **environment):
         self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, str(Path(__file__).parent / script)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, **environment},
+        )  # fmt: skip
 
     def ask(self, **command):
         self.process.stdin.write(json.dumps({k: str(v) if isinstance(v, Path) else v
