@@ -363,7 +363,7 @@ class Job:
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
-        now = [NEVER] * len(stops)
+        now = None
         if state is not None:
             self._check_history(state)
             now = state["stream_times"]
@@ -372,9 +372,11 @@ class Job:
             with self._turn:
                 self._seen = tuple(zip(stops, now, strict=True))
                 self._turn.notify_all()
-        if not await_places(self._plan, stops, now, self._stop):
+        if not await_places(self._plan, stops, now or [NEVER] * len(stops), self._stop):
             return None
-        runner = Runner(self._plan, starts=starts, stops=stops, edge=self._spec.edge, raw=True)
+        runner = Runner(
+            self._plan, starts=starts, stops=stops, stream_times=now, edge=self._spec.edge, raw=True
+        )
         while runner.step() is not None:
             if self._stop.is_set():
                 break

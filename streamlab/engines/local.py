@@ -309,13 +309,14 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 class Runner:
     """One run of a plan over its sources.
 
-    ``starts`` are the offsets to begin at; ``stops`` bound it. ``late`` gathers late rows. ``raw`` leaves
+    ``starts`` are the offsets to begin at; ``stops`` bound it, and ``stream_times`` say which heartbeats
+    there belong to it. ``late`` gathers late rows. ``raw`` leaves
     the hidden columns in. ``edge`` is the time before which rows may be missing, where that is known.
     """
 
     def __init__(
         self, plan: p.Node, *, starts: Sequence[int] | None = None,
-        stops: Sequence[int] | None = None, late: bool = False,
+        stops: Sequence[int] | None = None, stream_times: Sequence[int] | None = None, late: bool = False,
         raw: bool = False,
         edge: int | str | None = "first row",
     ) -> None:  # fmt: skip
@@ -336,15 +337,20 @@ class Runner:
             for operator, found in zip(self.operators, self.late, strict=True):
                 if late:
                     operator.on_late = found.append
-            self.look(stops)
+            self.look(stops, stream_times)
 
     # -- driving -----------------------------------------------------------------------------
 
-    def look(self, stops: Sequence[int] | None = None) -> None:
+    def look(
+        self, stops: Sequence[int] | None = None, stream_times: Sequence[int] | None = None
+    ) -> None:
         """See how far the sources reach now: those of a replay, at one instant of its clock."""
         with self._still():
             for index, source in enumerate(self.sources):
-                source.refresh(None if stops is None else stops[index])
+                source.refresh(
+                    None if stops is None else stops[index],
+                    None if stream_times is None else stream_times[index],
+                )
 
     def _still(self) -> contextlib.ExitStack:
         stack = contextlib.ExitStack()

@@ -108,8 +108,13 @@ class SourceReader:
         self._chunks = iter(())
         self._rest = None
 
-    def refresh(self, stop: int | None = None, *, pin: bool = True) -> None:
+    def refresh(
+        self, stop: int | None = None, stream_time: int | None = None, *, pin: bool = True
+    ) -> None:
         """Look how far the log reaches now, or up to ``stop`` only.
+
+        With ``stream_time`` the log is taken as it was when it ended there at that time: which
+        heartbeats after the last row count decides what has closed.
 
         Raises:
             OffsetOutOfRange: rows that were not read yet have been removed.
@@ -129,6 +134,10 @@ class SourceReader:
                 f"query read it; the stream begins at {snapshot.start} now",
                 asked=self.position, available=range(snapshot.start, snapshot.stop),
             )  # fmt: skip
+        if stop is not None and stream_time is not None:
+            moment = snapshot.moment._replace(end=stop, stream_time=stream_time)
+            snapshot = replace(snapshot, moment=moment)
+            self.stream_time = self.started = self._before(moment)
         self._look(snapshot)
         part = replace(snapshot, start=self.position, since=None, until=None)
         self._chunks = part.chunks(part.segments()) if self.position < snapshot.stop else iter(())
