@@ -351,3 +351,18 @@ def test_a_function_is_the_same_query_in_every_process(lab):
     assert again.progress["rows_out"] == 100
     with pytest.raises(sl.QueryError, match="another"):
         stream.map_batches(made(3)).run("out")
+
+
+def test_heartbeats_at_the_place_of_a_job_count_once(lab):
+    """A heartbeat that closed windows before a stop closes none again; one that came after, closes its own."""
+    times = [BASE + dt.timedelta(seconds=s) for s in (15, 5)]
+    for name, before in (("before", True), ("after", False)):
+        stream = lab.create(name, pl.DataFrame({"ts": times, "v": [0, 1]}), time="ts", delay="20s")
+        query = stream.window(sl.tumbling("10s")).agg(n=pl.len())
+        for beat in (before, not before):
+            if beat:
+                stream.advance(BASE + dt.timedelta(seconds=31))
+            query.run(f"{name}-out").wait(10).stop()
+        stream.append({"ts": BASE + dt.timedelta(seconds=32), "v": 2})
+        query.run(f"{name}-out").wait(10).stop()
+        assert lab[f"{name}-out"].to_polars()["n"].to_list() == [1]

@@ -476,3 +476,31 @@ def test_a_split_without_the_list_is_caught(monkeypatch):
             patch.setattr(local, "EPOCH_ROWS", 2)
             answers.append(stream.window(sl.tumbling("10s")).agg(s=expression).collect()["s"][0])
     assert answers == [20, 2]
+
+
+@given(
+    st.lists(logs, min_size=2, max_size=5), st.sampled_from(["tumbling", "session"]),
+    st.sampled_from([0, 5, 20]), chunks,
+)  # fmt: skip
+@LAWS
+def test_a_job_that_is_stopped_anywhere_gives_each_window_once(parts, kind, delay, sizes):
+    """Stopped and run again between appends and heartbeats, a job neither loses nor doubles a window."""
+    log = made([entry for part in parts for entry in part])
+    if kind == "session":
+        found, late, _ = oracle.sessions(log, 7 * SECOND, ("k",), delay * SECOND)
+    else:
+        found, late, _ = oracle.fixed(
+            log, kind, 10 * SECOND, 10 * SECOND, 0, ("k",), delay * SECOND
+        )
+    window = sl.session("7s") if kind == "session" else sl.tumbling("10s")
+    with temp_lab() as lab:
+        stream = stream_of(lab, "s", [], delay, sizes)
+        query = stream.window(window, by="k").agg(**AGGREGATES)
+        at = 0
+        for part in parts:
+            extend(stream, log[at : at + len(part)], sizes)
+            at += len(part)
+            job = query.run("out").wait(30).stop()
+        want = as_table(found, ["k"]).filter(pl.col("_final")).drop("_final")
+        same(lab["out"].to_polars().select(want.columns), want)
+        assert job.progress.rows_late == len(late)

@@ -91,7 +91,6 @@ class SourceReader:
         self.stream_time = self._before(moment)
         self.started = self.stream_time
         self.told = NEVER  # the stream time that was given out last
-        self._known: int | None = None  # the stream time at the stop of the last look, if told
 
     def _before(self, moment: Any) -> int:
         reader = self.scan.log.reader
@@ -121,7 +120,6 @@ class SourceReader:
             OffsetOutOfRange: rows that were not read yet have been removed.
             ReplaySeeked: the replay that is read has been set back.
         """
-        self._known = stream_time
         if self._ahead is not None:  # what was read and not given out is read again
             self._ahead.join()
             self._ahead = None
@@ -136,6 +134,10 @@ class SourceReader:
                 f"query read it; the stream begins at {snapshot.start} now",
                 asked=self.position, available=range(snapshot.start, snapshot.stop),
             )  # fmt: skip
+        if stop is not None and stream_time is not None:
+            moment = snapshot.moment._replace(end=stop, stream_time=stream_time)
+            snapshot = replace(snapshot, moment=moment)
+            self.stream_time = self.started = self._before(moment)
         self._look(snapshot)
         part = replace(snapshot, start=self.position, since=None, until=None)
         self._chunks = part.chunks(part.segments()) if self.position < snapshot.stop else iter(())
@@ -190,8 +192,6 @@ class SourceReader:
 
     def _at(self, place: int, stream_time: int) -> int:
         """Return the stream time at a place: that of the rows before it, and of heartbeats there."""
-        if self._known is not None:
-            return max(stream_time, self._known) if place == self.snapshot.stop else stream_time
         moment = self.snapshot.moment
         return max(stream_time, moment.stream_time) if place == moment.end else stream_time
 
