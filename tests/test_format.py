@@ -12,8 +12,8 @@ from pyarrow import ipc
 
 from streamlab.errors import CorruptSegment, NewerFormat
 from streamlab.log import format as fmt
-from streamlab.log.head import SLOT, Head, unpack
 from streamlab.log.groups import Place
+from streamlab.log.head import SLOT, Head, unpack
 from streamlab.log.manifest import Segment
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
