@@ -90,6 +90,7 @@ SHELL_WORDS = {
     r"sl\.export\(relation, path\) writes files; .*": "streamlab export writes files; --csv and --json print",
     r"lab\.sql cannot reach files: .*": "streamlab import loads a file into a stream, streamlab export writes one",
     r"; other frames go by name: .*": "",
+    r"; force=True fences them": "",
     r"settings are locked; .*": "settings are locked",
     r"\bsettings=sl\.Settings\(max_ahead=None\)": "sl.Settings(max_ahead=None) from Python",
 }

@@ -28,7 +28,7 @@ from streamlab.backlog import begins_at, rows_ahead
 from streamlab.catalog import check_name
 from streamlab.errors import Fenced, HistoryChanged, LabClosed, OffsetOutOfRange
 from streamlab.follow import first_offset
-from streamlab.log.groups import Claim, GroupFiles, Membership, Place
+from streamlab.log.groups import Claim, GroupFiles, Membership, Place, Positions
 from streamlab.log.interrupts import interrupts_deferred
 from streamlab.log.manifest import Segment
 from streamlab.scan import Scan, with_system
@@ -65,6 +65,7 @@ class Consumer:
         self._claims: dict[int, Claim] = {}
         self._lost: set[int] = set()  # given up with rows that were handed out and not committed
         self._feed: _Feed | None = None
+        self._seen: Positions | None = None
         self._pid, self._closed = os.getpid(), False
         self._turn = threading.RLock()
         self._files.make(lambda: _first_places(scan, start))
@@ -294,8 +295,10 @@ class Consumer:
         """
         with interrupts_deferred(), self._group_exists():
             positions = self._files.look()
-            for claim in [c for c in self._claims.values() if not c.fits(positions)]:
-                self._give_up(claim)
+            if positions is not self._seen:
+                self._seen = positions
+                for claim in [c for c in self._claims.values() if not c.fits(positions)]:
+                    self._give_up(claim)
             wanted, share = self._member.share(self._partitions)
             surplus = len(self._claims) - share
             if surplus > 0:
