@@ -420,11 +420,14 @@ class Querying:
             )
         two = two.select(one.columns)
         for name, kind in one.schema.items():
-            if two.schema[name] != kind:
+            if two.schema[name] != kind and not (
+                kind.is_numeric() and two.schema[name].is_numeric()
+            ):
                 raise QueryError(
                     f"the two queries differ in the type of {name!r}: {kind} and {two.schema[name]}",
                     hint=f"cast one of them: .with_columns(pl.col({name!r}).cast(...))",
                 )
+        two = two.cast(pl.Schema(one.schema))
         left, right = _others(one, two), _others(two, one)
         return pl.concat([
             left.with_columns(pl.lit("left").alias("_side")),
@@ -610,16 +613,25 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
 
 
 def _others(one: pl.DataFrame, two: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of one frame that the other has not; NaN equals NaN."""
+    """Return the rows of one frame that the other has not, or not as often; NaN equals NaN."""
     import polars as pl
 
     floats = [name for name, kind in one.schema.items() if kind.is_float()]
     marks = [pl.col(name).is_nan().alias(f"\0{name}") for name in floats]
     plain = [pl.col(name).fill_nan(0.0) for name in floats]
-    mine, other = (f.with_columns(marks).with_columns(plain) for f in (one, two))
+    mine, other = (
+        f.with_columns(marks).with_columns(plain).with_columns(_nth(f.columns)) for f in (one, two)
+    )
     numbered = mine.with_row_index("\0n")
     found = numbered.join(other, on=mine.columns, how="anti", nulls_equal=True)
     return one[found["\0n"].sort()]
+
+
+def _nth(columns: list[str]) -> pl.Expr:
+    """Number the rows that are equal."""
+    import polars as pl
+
+    return pl.int_range(pl.len()).over(columns).alias("\0nth")
 
 
 def _node_of(other: Any, what: str) -> p.Node:

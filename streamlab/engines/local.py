@@ -31,8 +31,9 @@ from streamlab.engines.rows import (
     projecting,
     sql_step,
 )
+from streamlab.engines.sliding import Sliding
 from streamlab.engines.source import SourceReader
-from streamlab.engines.state import GAP, Sessions, Sliding, WindowOperator
+from streamlab.engines.state import GAP, Sessions, WindowOperator
 from streamlab.errors import QueryError
 from streamlab.scan import Scan
 

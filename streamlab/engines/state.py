@@ -1,4 +1,4 @@
-"""The state of windows: what all share, sessions, and the rows of a sliding window.
+"""The state of windows: what all share, and sessions.
 
 What is kept is either the partial results of each key and session, or, where an aggregation cannot be
 split, the rows themselves; beyond a limit they go to files. Both are merged when a window closes,
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
-from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Operator, Since, least, watermark
+from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Operator, Since, watermark
 from streamlab.engines.spill import Store
 from streamlab.window import Window
 
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
+    "END",
     "GAP",
+    "OPEN",
+    "START",
+    "ByTime",
     "Sessions",
-    "Sliding",
     "WindowOperator",
     "marks_of",
     "safe_partials",
@@ -249,7 +252,7 @@ def safe_partials(
     ]  # fmt: skip
 
 
-class _ByTime(WindowOperator):
+class ByTime(WindowOperator):
     """What sessions and sliding windows share: a row is late iff its time is below the watermark."""
 
     counted_from_time = 1
@@ -258,7 +261,7 @@ class _ByTime(WindowOperator):
         return times + 1, times + 1  # late iff time < W
 
 
-class Sessions(_ByTime):
+class Sessions(ByTime):
     """Sessions: the rows of a key that follow each other within a gap."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -306,28 +309,53 @@ class Sessions(_ByTime):
         )
         self.open = found if self.open is None else self._joined(self.open, found)
 
-    def _numbered(self, first: pl.Expr, last: pl.Expr) -> pl.Expr:
-        """Number sessions in rows sorted by key and time: a new one where the gap is reached."""
-        import polars as pl
-
-        reach = last.cum_max().shift(1)
-        if self.by:
-            reach = reach.over(self.by)
-        begins = (first - reach >= self.window.size).fill_null(value=True)
-        return begins.cast(pl.Int64).cum_sum().alias(SESSION)
-
     def _joined(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-        """Return the sessions of both, those that touch made one."""
+        """Return the sessions of both, those that touch made one; only keys that are new are looked at."""
         import polars as pl
 
-        both = pl.concat([old, new.select(old.columns)]).sort(*self.by, FIRST, maintain_order=True)
-        both = both.with_columns(self._numbered(pl.col(FIRST), pl.col(LAST)))
-        merges = [pl.col(FIRST).min(), pl.col(LAST).max()]
+        rest = old.clear()
+        if self.by and new.height * 4 < old.height:
+            keys = new.select(self.by).unique().with_columns(pl.lit(0, pl.Int8).alias("\0same"))
+            same = old.with_columns(pl.lit(0, pl.Int8).alias("\0same")).with_row_index("\0n")
+            on = [*self.by, "\0same"]
+            touched = same.join(keys, on=on, how="semi", nulls_equal=True)["\0n"]
+            mask = np.zeros(old.height, dtype=np.bool_)
+            mask[touched.to_numpy()] = True
+            rest, old = old.filter(~pl.Series(mask)), old.filter(pl.Series(mask))
+        side = pl.lit(0, pl.Int8).alias("\0side")
+        both = pl.concat([old.with_columns(side), new.select(old.columns).with_columns(side + 1)])
+        both = both.sort(*self.by, FIRST, maintain_order=True)
+        both = self._touching(both)
+        alone = pl.col("\0begins") & pl.col("\0begins").shift(-1, fill_value=True)
+        merges = [pl.col(key).first() for key in self.by]
+        merges += [pl.col(FIRST).min(), pl.col(LAST).max()]
         merges += [pl.col(c).min() for c in old.columns if c.startswith("\0since")]
         if self.incremental:
             merges += self.how.merges
-        merged = both.group_by(*self.by, SESSION, maintain_order=True).agg(merges)
-        return merged.drop(SESSION).select(old.columns)
+        number = pl.col("\0begins").cum_sum().alias(SESSION)
+        several = both.with_columns(number).filter(~alone)
+        merged = several.group_by(SESSION, maintain_order=True).agg(merges)
+        parts = [rest, both.filter(alone), merged]
+        return pl.concat([part.select(old.columns) for part in parts])
+
+    def _touching(self, both: pl.DataFrame) -> pl.DataFrame:
+        """Mark where sessions begin, in rows sorted by key and first time.
+
+        Sessions of one side lie apart and in order, so the last of each side before a row reaches
+        furthest.
+        """
+        import polars as pl
+
+        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
+        group = pl.any_horizontal(*changed, pl.int_range(pl.len()) == 0).cum_sum()
+        both = both.with_columns(group.alias("\0g"))
+        reaches = []
+        for number in (0, 1):
+            mine = pl.when(pl.col("\0side") == number)
+            last, its = (mine.then(pl.col(c)).forward_fill().shift() for c in (LAST, "\0g"))
+            reaches.append(pl.when(its == pl.col("\0g")).then(last))
+        far = pl.col(FIRST) - pl.max_horizontal(reaches) >= self.window.size
+        return both.with_columns(far.fill_null(value=True).alias("\0begins"))
 
     def _close(self, mark: int, since: Since) -> tuple[pl.DataFrame, Since]:
         """Return the sessions that end at or before a watermark, and let go of them."""
@@ -420,131 +448,3 @@ def _since_of(frame: pl.DataFrame) -> Since | None:
 
     found = frame.select(pl.selectors.starts_with("\0since").min()).row(0)
     return tuple(FOREVER if value is None else int(value) for value in found)
-
-
-class Sliding(_ByTime):
-    """For each row the aggregates over its key's rows in the time up to it."""
-
-    def __init__(self, *arguments: Any, by_rolling: bool = False) -> None:
-        super().__init__(*arguments)
-        self.by_rolling = by_rolling
-        self.held: pl.DataFrame | None = None
-        self.places: list[tuple[int, Since]] = []  # greatest time of a batch, and its place
-
-    def prepare(self, empty: pl.DataFrame) -> None:
-        """Learn the columns that will come."""
-        self.template = empty
-
-    def push(self, port: int, batch: Batch) -> Batch:
-        """Take rows; return those that no later row can change."""
-        import polars as pl
-
-        rows = self.on_time(batch)
-        if rows.height:
-            rows = rows.drop(OPEN).with_columns(pl.lit(value=False).alias("\0done"))
-            self.held = rows if self.held is None else pl.concat([self.held, rows])
-            self.places.append((int(rows[TIME].max()), batch.since))  # type: ignore[arg-type]
-        mark = watermark(batch.stream_time, self.late_delay)
-        before, self.mark = self.mark, mark
-        if self.held is None:
-            return Batch(self._nothing(), mark, batch.since)
-        frame = self._results(self.held, pl.col(TIME) < mark)
-        since = self.since() or batch.since
-        keep = NEVER if mark == NEVER else max(mark - self.window.size, NEVER)
-        self.held = self.held.filter(pl.col(TIME) > keep).with_columns(
-            (pl.col("\0done") | (pl.col(TIME) < mark)).alias("\0done")
-        )
-        self.places = [(last, place) for last, place in self.places if last > keep]
-        frame = frame.with_columns(pl.lit(before, pl.Int64).alias(BEFORE))
-        return Batch(frame, mark, since)
-
-    def _nothing(self) -> pl.DataFrame:
-        import polars as pl
-
-        return self._told(
-            self.template.with_columns(
-                [pl.lit(None, d).alias(n) for n, d in self.how.dtypes.items()]
-            )
-        )
-
-    def _told(self, found: pl.DataFrame) -> pl.DataFrame:
-        """Return results that say whether they may lack rows, where some may."""
-        if self.edge is None:
-            return found
-        return found.with_columns(self._partial()).drop(GAP, strict=False)
-
-    def _results(self, held: pl.DataFrame, ready: pl.Expr) -> pl.DataFrame:
-        """Return the rows that were not given out and are ready, with their aggregates."""
-        import polars as pl
-
-        held = self._numbered(held)
-        chosen = held.filter(ready & ~pl.col("\0done")).sort(TIME, ORDER, "\0row")
-        if not chosen.height:
-            return self._nothing()
-        found = self._rolled(held) if self.by_rolling else self._paired(chosen, held)
-        values = chosen.join(found, on="\0row", how="left", maintain_order="left")
-        return self._told(self.how.cast(values.select(*self.template.columns, *self.how.names)))
-
-    def _numbered(self, held: pl.DataFrame) -> pl.DataFrame:
-        """Return rows with a number, and one for their key: joins do not take NaN for NaN."""
-        import polars as pl
-
-        number = pl.col("\0row").min()
-        group = number.over(self.by) if self.by else number
-        return held.with_row_index("\0row").with_columns(group.alias("\0g"))
-
-    def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
-        """Aggregate by Polars' rolling windows; rows of a key at the same time get the same."""
-        rolling = held.sort("\0g", TIME).rolling(
-            TIME, period=f"{self.window.size}i", closed="right", group_by="\0g"
-        )
-        found = rolling.agg(self.how.whole).unique(["\0g", TIME], keep="any")
-        placed = held.select("\0row", "\0g", TIME).join(found, on=["\0g", TIME], how="left")
-        return placed.select("\0row", *self.how.names)
-
-    def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-        """Aggregate the rows in reach of each row, in the order of offsets."""
-        import polars as pl
-
-        bucket = (pl.col(TIME) // self.window.size).alias("\0b")  # a row reaches into two of them
-        right = held.select(
-            "\0g", bucket, pl.col(TIME).alias("\0t"), pl.col(ORDER).alias("\0o"),
-            pl.col("\0row").alias("\0r"), *self.columns,
-        )  # fmt: skip
-        near = [chosen.select("\0row", "\0g", TIME, bucket - step) for step in (0, 1)]
-        pairs = pl.concat(near).join(right, on=["\0g", "\0b"], how="inner")
-        reach = (pl.col("\0t") <= pl.col(TIME)) & (pl.col("\0t") > pl.col(TIME) - self.window.size)
-        pairs = pairs.filter(reach).sort("\0row", "\0o", "\0r")
-        return pairs.group_by("\0row", maintain_order=True).agg(self.how.whole)
-
-    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows that a later one may change."""
-        import polars as pl
-
-        other = copy.copy(self)
-        other.on_late = None
-        if rows and rows[0].height:
-            taken = other.on_time(Batch(rows[0], NEVER, (), FOREVER)).drop(OPEN)
-            new = taken.with_columns(pl.lit(value=False).alias("\0done"))
-            other.held = (
-                new if self.held is None else pl.concat([self.held, new.select(self.held.columns)])
-            )
-        if other.held is None:
-            return self._nothing()
-        found = other._results(other.held, pl.lit(value=True))
-        return found.with_columns(pl.lit(self.mark, pl.Int64).alias(BEFORE))
-
-    def since(self) -> Since | None:
-        """Return the earliest offsets that the held rows rest on."""
-        return least(*(place for _, place in self.places))
-
-    def report(self) -> list[str]:
-        """Return how many rows wait."""
-        import polars as pl
-
-        if self.held is None:
-            return ["0 rows wait"]
-        waiting = self.held.select((~pl.col("\0done")).sum()).item()
-        return [
-            f"{waiting:,} rows wait for stream time to pass them, {self.held.height:,} rows held"
-        ]
