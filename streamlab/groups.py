@@ -226,7 +226,9 @@ class Group:
         """
         self._check()
         for stream in self._scans:
-            remove_folder(self._files(stream).put_aside())
+            aside = self._files(stream).put_aside()
+            for folder in aside.parent.glob(".gone-*"):  # what a crash left of others, too
+                remove_folder(folder)
 
 
 class _Move:
