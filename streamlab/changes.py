@@ -243,7 +243,7 @@ def _own_key(a: Any, b: Any) -> tuple[str, ...]:
     Raises:
         QueryError: each has one of its own.
     """
-    found = {key_names(side.key) for side in (a, b) if getattr(side, "key", None)}
+    found = {key_names(side.key) for side in (a, b) if _is_ours(side) and side.key}
     if len(found) > 1:
         said = " and ".join(", ".join(keys) for keys in sorted(found))
         raise QueryError(
@@ -253,11 +253,14 @@ def _own_key(a: Any, b: Any) -> tuple[str, ...]:
 
 
 def _rows_of_side(side: Any, keys: tuple[str, ...], name: str) -> pl.DataFrame:
-    if keys and hasattr(side, "table"):
+    if keys and _is_ours(side) and hasattr(side, "table"):
         side = side.table(keys)
-    if hasattr(side, "to_polars"):
-        side = side.to_polars()
-    return frame_from(side, name)
+    return frame_from(side.to_polars() if _is_ours(side) else side, name)
+
+
+def _is_ours(side: Any) -> bool:
+    """Whether a side is a stream, a view or a table; a frame may have a column of any name."""
+    return hasattr(side, "_scan")
 
 
 # -- frames --------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Fold:
         if stop - self.at > self._spacing() and self._may_keep() and self.only is None:
             self._widen()
         while self.at < stop:
-            reach = min(stop, self.at + max(SPACING_ROWS, self.rows.height))
+            reach = min(stop, self.at + max(SPACING_ROWS, 2 * self.rows.height))
             self._take(reach)
             if self.at - self.last >= self._spacing() and len(self.columns) == len(self.kinds):
                 self._keep()

@@ -3,6 +3,7 @@
 import datetime as dt
 import decimal
 
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -189,6 +190,9 @@ def test_sides_that_do_not_fit_are_refused(lab):
     assert lab.compare("a", "b", key="k").is_empty()
     with pytest.raises(sl.StreamNotFound):
         lab.compare("a", "c")
+    named = pd.DataFrame({"key": [1], "table": [2]})
+    assert lab.compare(named, named).is_empty()
+    assert lab.compare(named, named, key="key").is_empty()
     with pytest.raises(sl.SchemaMismatch, match="change rows have op"):
         sl.apply_changes({"k": [1]}, {"k": [1]}, "k")
     with pytest.raises(sl.SchemaMismatch, match='column "w" is not in the change rows'):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faults
@@ -473,6 +474,18 @@ KILLS = [(5, "before"), (6, "torn"), (6, "after"), (7, "before"), (7, "after"), 
 """At which change of the disk: a view is pinned first, then each snapshot is made."""
 
 
+def test_threads_that_fold_at_once_see_the_same(lab):
+    """Readers of one process that leave the same snapshots do not disturb each other."""
+    stream = lab.create("s", numbers(0, 300), key="k")
+    with ThreadPoolExecutor(8) as pool:
+        for place in (300, 200, 100) * 5:
+            shutil.rmtree(stream._scan.log.folder / "snapshots", ignore_errors=True)
+            tables = [stream.table().as_of(place) for _ in range(8)]
+            assert list(pool.map(read, tables)) == [state_of(range(place))] * 8
+    assert read(stream.table()) == state_of(range(300))
+    assert not stream.verify().notes
+
+
 def test_a_process_that_is_killed_at_a_snapshot_leaves_right_states(tmp_path):
     """Killed at any change of the disk while it reads a table: the next one has the right state."""
     with sl.open(tmp_path / "lab", sync="os") as lab:
@@ -519,6 +532,7 @@ def test_a_table_is_a_frame_for_whoever_takes_arrow(lab):
     assert relation.fetchall()[0][1] == 12
     assert table.dataset().count_rows() == 5
     assert dict(lazy.collect().rows()) == state_of(range(13))
+    assert lazy.filter(pl.col("k") == 2).select("v").collect().rows() == [(12,)]
     assert lazy.select("k").head(2).collect().columns == ["k"]
     assert table.as_of(3).to_polars().rows() == [(0, 0), (1, 1), (2, 2)]
     assert bool(table) and not len(lab.create("e", NUMBERS, key="k").table())
