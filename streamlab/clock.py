@@ -16,10 +16,23 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FOREVER", "NEVER", "Clock", "Pacer", "Stopwatch", "WallClock", "stream_times"]
+__all__ = [
+    "FOREVER",
+    "NEVER",
+    "NOTICED",
+    "Clock",
+    "Pacer",
+    "Stopwatch",
+    "WallClock",
+    "stream_times",
+]
 
 LONGEST_WAIT = 3600.0
 """Nobody sleeps longer, in seconds, without looking again."""
+
+NOTICED = 0.5
+"""Who waits in the foreground looks up so often, in seconds: a Ctrl-C that comes right before it goes to
+sleep does not wake it."""
 
 NEVER = -(2**63)
 """The stream time of a stream in which nothing has happened yet."""

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from streamlab import ingest
 from streamlab.catalog import StreamInfo
-from streamlab.clock import NEVER
+from streamlab.clock import NEVER, NOTICED
 from streamlab.errors import HistoryChanged, QueryError, StreamExists
 from streamlab.follow import same_generation
 from streamlab.job import Job
@@ -106,7 +106,7 @@ class Feed:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"not there yet: {self}")
-                self._turn.wait(left)
+                self._turn.wait(NOTICED if left is None else min(left, NOTICED))
         if self.error is not None:
             raise self.error
         return self

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from streamlab.breakpoint import Breakpoint
-from streamlab.clock import FOREVER, Pacer
+from streamlab.clock import FOREVER, NOTICED, Pacer
 from streamlab.duration import (
     EPOCH,
     Duration,
@@ -379,7 +379,7 @@ class Replay:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"still playing: {self._described()}")
-                self._released.news.wait(left)
+                self._released.news.wait(NOTICED if left is None else min(left, NOTICED))
             if self._error is not None:
                 raise self._error
         return self

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -28,6 +29,7 @@ VERBS = [
     "tail",
     "sql",
     "query",
+    "replay",
     "export",
     "import",
     "verify",
@@ -511,8 +513,6 @@ def test_a_closed_output_is_no_crash(lab, arguments):
 
 def test_ctrl_c_is_130(lab):
     """An interrupt ends a follower with 130 and without a traceback."""
-    import signal
-
     command = [sys.executable, "-m", "streamlab", "tail", lab, "trades", "-f", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
         assert follower.stdout.readline()
@@ -559,3 +559,39 @@ def test_query_answers_explains_and_fills_a_stream(run, lab):
     code, _, err = run("query", lab, "SELECT count(*) FROM events")
     assert code != 0
     assert "tumble" in err
+
+
+def test_replay_prints_rows_as_they_are_due(lab, run, tmp_path):
+    """Rows come in the order of stream time, as a table or JSON, cut by start and stop."""
+    code, out, err = run("replay", lab, "trades", "--speed", "inf")
+    assert (code, err) == (0, "")
+    assert out.split()[0] == "_partition"  # one stream: no name
+    assert len(out.splitlines()) == 5
+    assert "\x1b" not in out
+    run("new", lab, "quotes", "--schema", "ts timestamp, bid double", "--time", "ts")
+    (tmp_path / "q.jsonl").write_text('{"ts": "2026-01-05T09:30:01Z", "bid": 1.5}\n')
+    run("append", lab, "quotes", tmp_path / "q.jsonl")
+    both = ["replay", lab, "trades", "quotes", "--speed", "600x", "--json", "--max-gap", "10ms"]
+    code, out, _ = run(*both)
+    assert [json.loads(line)["_stream"] for line in out.splitlines()] == [
+        "trades", "quotes", "trades", "trades"
+    ]  # fmt: skip
+    code, out, _ = run(*both, "--start", "2026-01-05T09:30:01Z", "--stop", "2026-01-05T09:31Z")
+    assert [json.loads(line)["_stream"] for line in out.splitlines()] == ["quotes", "trades"]
+    code, out, _ = run("replay", lab, "trades", "quotes", "--speed", "inf", "--clock", "append")
+    assert [line.split()[0] for line in out.splitlines()] == ["trades"] * 5 + ["quotes"] * 3
+    code, _, err = run("replay", lab, "trades", "--start", "2027-01-01")
+    assert code == 1
+    assert "nothing to replay" in err
+
+
+def test_ctrl_c_ends_a_replay(lab):
+    """A replay that waits for the next row ends at once, with 130 and without a traceback."""
+    command = [sys.executable, "-m", "streamlab", "replay", lab, "trades", "--speed", "0.001"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline().split()[0] == "_partition"
+    assert child.stdout.readline().startswith("─")
+    assert child.stdout.readline().split()[-2:] == ["1.5", "1"]
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (130, "", "")
