@@ -338,7 +338,9 @@ class Lab(Mapping[str, Stream]):
             what = "it is a frozen view"
         else:
             micros = parse_instant(when, what="as_of")
-            past = [n for n in self._names() if round(self._catalog.info(n).created * 1e6) <= micros]
+            past = [
+                n for n in self._names() if round(self._catalog.info(n).created * 1e6) <= micros
+            ]
             if micros >= self._clock.now():
                 raise InvalidTime(
                     f"as_of {format_instant(micros)} is not past",

@@ -32,7 +32,11 @@ SCHEMA = pa.schema([("ts", pa.timestamp("us", "UTC")), ("k", pa.string()), ("v",
 def ticks(first, count, minute=0):
     """So many rows, a second apart."""
     times = [START + dt.timedelta(minutes=minute, seconds=first + i) for i in range(count)]
-    return {"ts": times, "k": [f"k{(first + i) % 3}" for i in range(count)], "v": range(first, first + count)}
+    return {
+        "ts": times,
+        "k": [f"k{(first + i) % 3}" for i in range(count)],
+        "v": range(first, first + count),
+    }
 
 
 def filled(lab, name="s", appends=30, **options):

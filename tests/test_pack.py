@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -228,7 +229,11 @@ def test_what_is_there_is_not_replaced(rich, tmp_path):
     sl.unpack(path, tmp_path / "a" / "b").close()
     with pytest.raises(FileNotFoundError):
         sl.unpack(tmp_path / "nothing.zip")
-    for bad, error in ((["nope"], sl.StreamNotFound), ([3], TypeError), (["plain"] * 2, ValueError)):
+    for bad, error in (
+        (["nope"], sl.StreamNotFound),
+        ([3], TypeError),
+        (["plain"] * 2, ValueError),
+    ):
         with pytest.raises(error):
             rich.pack(tmp_path / "new.zip", *bad)
     assert not (tmp_path / "new.zip").exists()
@@ -268,7 +273,10 @@ def test_every_flipped_bit_is_refused_or_harmless(rich, tmp_path):
     path = packed(rich, "plain", "ended")
     good, chance = path.read_bytes(), seeded("flips")
     with zipfile.ZipFile(path) as archive:
-        spans = {m.filename: (m.header_offset + 30 + len(m.filename), m.file_size) for m in archive.infolist()}
+        spans = {
+            m.filename: (m.header_offset + 30 + len(m.filename), m.file_size)
+            for m in archive.infolist()
+        }
     named = found = 0
     for number in range(scaled(250)):
         at = chance.randrange(len(good))
@@ -380,7 +388,9 @@ def small(lab):
 def test_contents_that_lie_are_refused(small, tmp_path, lie):
     """Whatever the contents say that the files do not is found, and nothing is unpacked."""
     error = refused(rebuilt(small, LIES[lie]), tmp_path / "out")
-    assert isinstance(error, sl.NewerFormat if lie == "another format" else sl.CorruptSegment), error
+    assert isinstance(error, sl.NewerFormat if lie == "another format" else sl.CorruptSegment), (
+        error
+    )
 
 
 @pytest.mark.parametrize(
@@ -432,8 +442,6 @@ def forged(path, edit):
         name = f"streams/s/{described['file']}"
         data = bytearray(archive.read(name))
     edit(data)
-    import hashlib
-
     changes = {
         "sha256": hashlib.sha256(data).hexdigest(), "checksum": f"{checksum(bytes(data)):016x}",
         "bytes": len(data),
@@ -473,6 +481,23 @@ def test_hostile_arrow_is_refused_whatever_its_checksums(small, tmp_path):
                 assert other["s"].to_arrow().num_rows == 40
     print(f"{refusals} refused")
     assert refusals > 20 * min(SCALE, 1)
+
+
+@pytest.mark.parametrize("field", ["base", "append_time", "before", "after"])
+def test_hostile_times_are_refused_whatever_their_checksums(small, tmp_path, field):
+    """A table of runs that does not cover the rows, or goes back, is found."""
+    place = ["base", "append_time", "before", "after"].index(field)
+
+    def edit(data):
+        at = data.rindex(b"SLABFRM\n")
+        (old,) = struct.unpack_from("<q", data, at + 128 + 8 * place)
+        lie = {"base": 3, "append_time": -5, "before": 2**60, "after": -(2**62)}[field]
+        struct.pack_into("<q", data, at + 128 + 8 * place, lie)
+        assert old != lie
+        reframed(data, at)
+
+    error = refused(forged(small, edit), tmp_path / "out")
+    assert isinstance(error, sl.CorruptSegment), error
 
 
 def test_a_batch_that_would_unfold_to_too_much_is_refused(lab, tmp_path, monkeypatch):
