@@ -220,6 +220,8 @@ def test_what_is_there_is_not_replaced(rich, tmp_path):
     assert packed(rich, "plain", overwrite=True) == path
     with pytest.raises(sl.StreamlabError, match="folder"):
         rich.pack(tmp_path)
+    with pytest.raises(sl.StreamlabError, match="lies in a lab"):
+        rich.pack(rich.path / "streams" / "x.zip")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
     with pytest.raises(sl.StreamlabError, match="no lab"):
