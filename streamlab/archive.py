@@ -70,6 +70,9 @@ def pack(
             raise StreamlabError(f"{target} is a folder, and a file does not replace it")
         if not overwrite:
             raise StreamlabError(f"{target} is there already", hint="overwrite=True replaces it")
+    for scan in scans.values():
+        if target.is_relative_to(scan.log.folder.parent.parent):
+            raise StreamlabError(f"{target} lies in a lab", hint="give a file outside of it")
     snapshots = {name: views.unbroken(scan, "an archive").fix() for name, scan in scans.items()}
     with _beside(target) as folder:
         disk.make_dir(folder)

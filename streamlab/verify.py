@@ -572,7 +572,19 @@ def _check_bounds(checks: Checks, file: FrameFile, segment: Segment) -> None:
             said = getattr(segment, name)
             reason = f"{name} of {file.path.name} is {value}, and the manifest says {said}"
             checks.problem(file.path.parent / "manifest", 0, reason)
-    if len(runs) and (
-        np.diff(runs["base"]).min(initial=0) < 0 or (runs["after"] < runs["before"]).any()
+    if not _runs_fit(runs, first.base, file.stop) or (
+        len(runs) and runs["after"][-1] != last.after
     ):
         checks.problem(file.path, last.position, "the table of runs is out of order")
+
+
+def _runs_fit(runs: npt.NDArray[np.void], base: int, stop: int) -> bool:
+    """Whether runs cover the rows in [base, stop), and nothing in them goes back."""
+    if not len(runs):
+        return base == stop
+    ahead, behind = runs[1:], runs[:-1]
+    forward = all((ahead[name] >= behind[name]).all() for name in ("base", "append_time"))
+    times = (runs["before"] <= runs["after"]).all() and (ahead["before"] >= behind["after"]).all()
+    covers = base <= runs["base"][0] and runs["base"][-1] <= stop
+    whole = base == stop or runs["base"][0] == base
+    return bool(forward and times and covers and whole)

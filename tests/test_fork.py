@@ -229,6 +229,27 @@ def test_a_file_that_is_sealed_meanwhile_is_looked_up_again(lab, monkeypatch):
     assert lab.verify().ok
 
 
+def test_an_empty_file_that_is_replaced_meanwhile_is_done_without(lab, monkeypatch):
+    """A new schema begins a new file instead of one with nothing in it; the fork is as of before."""
+    stream = filled(lab)
+    stream.seal()
+    real = forks.Cut.copy
+
+    def late(self, segment, folder, number):
+        if segment.base == 300 and "extra" not in stream.schema.names:
+            stream.evolve(SCHEMA.append(pa.field("extra", pa.int32())))
+            stream.append({**ticks(300, 2), "extra": [1, None]})
+            stream._scan.log.reader._files.clear()
+        return real(self, segment, folder, number)
+
+    monkeypatch.setattr(forks.Cut, "copy", late)
+    fork = stream.fork("f")
+    assert "extra" in stream.schema.names
+    assert fork.end_offset == 300
+    assert fork.to_polars()["v"].to_list() == stream.as_of(300).to_polars()["v"].to_list()
+    assert lab.verify().ok
+
+
 # -- of what -----------------------------------------------------------------------------------
 
 

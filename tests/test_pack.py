@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -219,6 +220,8 @@ def test_what_is_there_is_not_replaced(rich, tmp_path):
     assert packed(rich, "plain", overwrite=True) == path
     with pytest.raises(sl.StreamlabError, match="folder"):
         rich.pack(tmp_path)
+    with pytest.raises(sl.StreamlabError, match="lies in a lab"):
+        rich.pack(rich.path / "streams" / "x.zip")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
     with pytest.raises(sl.StreamlabError, match="no lab"):
@@ -441,8 +444,6 @@ def forged(path, edit):
         name = f"streams/s/{described['file']}"
         data = bytearray(archive.read(name))
     edit(data)
-    import hashlib
-
     changes = {
         "sha256": hashlib.sha256(data).hexdigest(), "checksum": f"{checksum(bytes(data)):016x}",
         "bytes": len(data),
@@ -482,6 +483,23 @@ def test_hostile_arrow_is_refused_whatever_its_checksums(small, tmp_path):
                 assert other["s"].to_arrow().num_rows == 40
     print(f"{refusals} refused")
     assert refusals > 20 * min(SCALE, 1)
+
+
+@pytest.mark.parametrize("field", ["base", "append_time", "before", "after"])
+def test_hostile_times_are_refused_whatever_their_checksums(small, tmp_path, field):
+    """A table of runs that does not cover the rows, or goes back, is found."""
+    place = ["base", "append_time", "before", "after"].index(field)
+
+    def edit(data):
+        at = data.rindex(b"SLABFRM\n")
+        (old,) = struct.unpack_from("<q", data, at + 128 + 8 * place)
+        lie = {"base": 3, "append_time": -5, "before": 2**60, "after": -(2**62)}[field]
+        struct.pack_into("<q", data, at + 128 + 8 * place, lie)
+        assert old != lie
+        reframed(data, at)
+
+    error = refused(forged(small, edit), tmp_path / "out")
+    assert isinstance(error, sl.CorruptSegment), error
 
 
 def test_a_batch_that_would_unfold_to_too_much_is_refused(lab, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from streamlab.errors import OffsetOutOfRange
 from streamlab.log import disk
 from streamlab.log.bulk import count_partitions, describe
 from streamlab.log.format import Kind, checksum, serialize
@@ -154,7 +155,12 @@ class Cut:
         """
         low = max(segment.base, self.start)
         high = max(low, min(self._stop_of(segment), self.stop))
-        file = self.file(segment)
+        try:
+            file = self.file(segment)
+        except OffsetOutOfRange:
+            if low < high:
+                raise
+            return None  # it had nothing in it, and another one was begun in its place
         before = self._before(segment, low)
         runs = self._runs(file, low, high, before)
         if not len(runs):
