@@ -97,6 +97,7 @@ class Spec:
     edge: int | None = None  # rows at or before this time may have been missing from the first
     generation: int = 1
     created: float = 0.0
+    stream_times: list[int] | None = None  # where results are wanted from
 
     def content(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -363,7 +364,7 @@ class Job:
         state = self._sink.open(emission(template).empty)
         starts = self._spec.reading if state is None else state["since"]
         stops = self._spec.wanted if state is None else state["positions"]
-        now = None
+        now = self._spec.stream_times
         if state is not None:
             self._check_history(state)
             now = state["stream_times"]

@@ -163,11 +163,11 @@ class Jobs(Mapping[str, Job]):
         self, name: str, plan: p.Node, target: dict[str, Any], emit: str, start: Any, digest: str,
         before: Spec | None,
     ) -> Spec:  # fmt: skip
-        wanted, reading = begin_at(plan, start)
+        wanted, reading, stream_times = begin_at(plan, start)
         generation = 1 if before is None else before.generation + 1
         spec = Spec(
             name, target, emit, [*p.describe(plan), f"emit {emit}", f"start {start}"], digest,
-            wanted, reading, Runner(plan).edge, generation, time.time(),
+            wanted, reading, Runner(plan).edge, generation, time.time(), stream_times,
         )  # fmt: skip
         if "memory" not in target:
             with contextlib.suppress(FileExistsError):

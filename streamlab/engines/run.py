@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamlab import plan as p
 from streamlab.clock import FOREVER, NEVER
@@ -21,7 +21,7 @@ from streamlab.follow import first_offset
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["await_news", "await_places", "begin_at", "bounded", "results", "serials"]
+__all__ = ["Beginning", "await_news", "await_places", "begin_at", "bounded", "results", "serials"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 
@@ -29,12 +29,17 @@ LONGEST_SLEEP = 0.05
 """How long it takes at most, in seconds, until a stop is noticed."""
 
 
-def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
-    """Return for each source where results are wanted from, and where reading has to begin.
+class Beginning(NamedTuple):
+    """Where a run begins, for each source."""
 
-    Windows that are open at the start are completed by reading back.
-    """
-    wanted, reading = [], []
+    wanted: list[int]  # from where results are wanted
+    reading: list[int]  # from where it reads, to be in the right state there
+    stream_times: list[int]  # where results are wanted from: which heartbeats are before it
+
+
+def begin_at(plan: p.Node, start: Any) -> Beginning:
+    """Return where a run begins: windows that are open at the start are completed by reading back."""
+    wanted, reading, times = [], [], []
     span = _span(plan)
     sources = list(p.sources_of(plan))
     for index, source in enumerate(sources):
@@ -42,11 +47,13 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
         at = first_offset(source.scan, start if index == 0 or not _is_offset(start) else "earliest",
                           snapshot.start, snapshot.stop)  # fmt: skip
         wanted.append(at)
+        reader, column = source.scan.log.reader, source.scan.info().time
+        now = reader.stream_time_before(snapshot.moment, at, column)
+        origin = source.scan.origin
+        times.append(now if origin is None or at != origin.begin else origin.stream_time)
         if at == snapshot.start or span is None:
             reading.append(snapshot.start)
             continue
-        reader, column = source.scan.log.reader, source.scan.info().time
-        now = reader.stream_time_before(snapshot.moment, at, column)
         since = max(now - span - 1, NEVER) if now > NEVER + span else NEVER
         found = (
             reader.find_appended(snapshot.moment, since)
@@ -54,7 +61,7 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
             else reader.find_event(snapshot.moment, since, column)
         )
         reading.append(min(max(found, snapshot.start), at))
-    return wanted, reading
+    return Beginning(wanted, reading, times)
 
 
 def _is_offset(start: Any) -> bool:
@@ -79,8 +86,8 @@ def _span(node: p.Node) -> int | None:
 
 def results(plan: p.Node, start: Any, emit: str, timeout: float | None) -> Iterator[pl.DataFrame]:
     """Yield result frames in the foreground, as they come."""
-    wanted, reading = begin_at(plan, start)
-    runner = Runner(plan, starts=reading, stops=wanted, raw=True)
+    wanted, reading, times = begin_at(plan, start)
+    runner = Runner(plan, starts=reading, stops=wanted, stream_times=times, raw=True)
     emission = Changes(runner) if emit == "changes" else Finals(runner)
     while runner.step() is not None:
         pass
