@@ -143,7 +143,8 @@ class Replay:
         for index, (name, stream) in enumerate(streams.items()):
             scan = self._scans[index]
             log = PlayedLog(scan, index, self._tables[index].last, self._released)
-            origin = Origin(scan, self._begin[index].end, what)
+            begin = self._begin[index]
+            origin = Origin(scan, begin.end, begin.stream_time, what)
             shown = replace(
                 scan, log=cast("Log", log), stop=None, fixed=None, pin=None, origin=origin
             )

@@ -107,6 +107,7 @@ class Origin:
 
     scan: Scan  # the recorded rows, fixed
     begin: int  # where "earliest" is for who follows it: the rows before are history
+    stream_time: int  # there
     what: str  # "replayed from 2026-01-05T09:30:00Z"
 
 

@@ -44,7 +44,8 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int], list[int]]
         wanted.append(at)
         reader, column = source.scan.log.reader, source.scan.info().time
         now = reader.stream_time_before(snapshot.moment, at, column)
-        times.append(now)
+        origin = source.scan.origin
+        times.append(now if origin is None or at != origin.begin else origin.stream_time)
         if at == snapshot.start or span is None:
             reading.append(snapshot.start)
             continue
