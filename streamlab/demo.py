@@ -19,13 +19,28 @@ import sys
 import textwrap
 import threading
 import time
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import streamlab as sl
 from streamlab import report
+from streamlab.demo_past import look_back, play_again
+from streamlab.demo_stage import (
+    BY_STREAM,
+    CHUNK,
+    LOADS,
+    MINUTE,
+    SECOND,
+    Stage,
+    bars,
+    busy,
+    find_crash,
+    plain,
+    progress,
+    same,
+    same_windows,
+)
 from streamlab.report import Crash, Section, Table
 
 if TYPE_CHECKING:
@@ -35,35 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset", "run"]
 
-CHUNK = 5_000  # rows of one append
-SECOND = dt.timedelta(seconds=1)
-MINUTE = dt.timedelta(minutes=1)
-INEXACT = ("vwap", "busy")  # sums of floats: equal to rounding, whatever the order of adding
-
-
-@dataclass(frozen=True)
-class Load:
-    """A shipped dataset and the stream it goes into."""
-
-    file: str
-    stream: str
-    key: str | None
-    delay: dt.timedelta
-    window: dt.timedelta
-
-
-LOADS = (
-    Load("host-cpu", "host_cpu", "core", dt.timedelta(), 5 * MINUTE),
-    Load("host-memory", "host_memory", None, dt.timedelta(), 5 * MINUTE),
-    Load("host-disk", "host_disk", "device", dt.timedelta(), 5 * MINUTE),
-    Load("host-network", "host_network", "interface", dt.timedelta(), 5 * MINUTE),
-    Load("host-processes", "host_processes", "pid", dt.timedelta(), 5 * MINUTE),
-    Load("trades", "trades", "symbol", dt.timedelta(seconds=5), MINUTE),
-    Load("quotes", "quotes", "symbol", dt.timedelta(seconds=5), MINUTE),
-    Load("orders", "orders", "user_id", MINUTE, 15 * MINUTE),
-)
 LATE_STREAMS = ("trades", "quotes", "orders")
-BY_STREAM = {load.stream: load for load in LOADS}
 
 
 def dataset(name: str) -> Path:
@@ -125,21 +112,6 @@ def run(
     return folder
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What every step works with."""
-
-    lab: Any
-    folder: Path
-    seconds: float
-    rate: float
-    show: Callable[[str], None]
-
-    def table(self, table: Table) -> Table:
-        self.show(table.text() + "\n")
-        return table
-
-
 def new_folder(wanted: Path) -> Path:
     """Make and return the wanted folder, or the next free name if it holds something."""
     folder, number = wanted, 1
@@ -148,13 +120,6 @@ def new_folder(wanted: Path) -> Path:
         folder = wanted.with_name(f"{wanted.name}-{number}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _progress(total: int, unit: str, what: str) -> Any:
-    from tqdm import tqdm
-
-    shown: Any = {"desc": f"  {what}", "unit": unit, "unit_scale": total > 10_000, "ncols": 80}
-    return tqdm(total=total, leave=False, disable=None, **shown)
 
 
 # ---------------------------------------------------------------------- 1  record and load
@@ -253,7 +218,7 @@ def _load_history(lab: Any, recorder: Recorder) -> int:
 
     frames = [pl.read_parquet(dataset(load.file)) for load in LOADS]
     total = sum(frame.height for frame in frames)
-    with _progress(total, " rows", "loading") as bar:
+    with progress(total, " rows", "loading") as bar:
         for load, rows in zip(LOADS, frames, strict=True):
             columns = rows.clear()
             stream = lab.create(load.stream, columns, time="ts", key=load.key, delay=load.delay)
@@ -267,7 +232,7 @@ def _load_history(lab: Any, recorder: Recorder) -> int:
 
 
 def _wait_for(recorder: Recorder, samples: int) -> None:
-    with _progress(samples, " samples", "recording") as bar:
+    with progress(samples, " samples", "recording") as bar:
         while recorder.is_alive():
             recorder.join(timeout=0.1)
             bar.update(min(samples, recorder.samples) - bar.n)
@@ -289,54 +254,6 @@ def placed(rows: pl.LazyFrame, size: dt.timedelta, delay: dt.timedelta) -> pl.La
     return rows.with_columns(
         window_start=start, window_end=start + size, stream_time=before, watermark=before - delay
     ).with_columns(late=(pl.col("window_end") <= pl.col("watermark")).fill_null(value=False))
-
-
-def bars(trades: Any) -> Any:
-    """Return the query for open, high, low, close, VWAP and volume of each symbol and minute."""
-    import polars as pl
-
-    price, size = pl.col("price"), pl.col("size")
-    return trades.window(sl.tumbling(MINUTE), by="symbol").agg(
-        open=price.first(),
-        high=price.max(),
-        low=price.min(),
-        close=price.last(),
-        vwap=(price * size).sum() / size.sum(),
-        volume=size.sum(),
-        trades=pl.len().cast(pl.Int64),
-    )
-
-
-def busy(cpu: Any, size: dt.timedelta) -> Any:
-    """Return the query for how busy the cores were in each window."""
-    import polars as pl
-
-    return cpu.window(sl.tumbling(size)).agg(
-        samples=pl.col("ts").n_unique(), busy=pl.col("busy").mean(), most=pl.col("busy").max()
-    )
-
-
-def plain(windows: pl.DataFrame) -> pl.DataFrame:
-    """Return windows by their start alone."""
-    return windows.drop("window_end", "window_time", "_final", strict=False)
-
-
-def find_crash(minutes: pl.DataFrame) -> Crash:
-    """Return the deepest fall from the highest price of the ten minutes before."""
-    import polars as pl
-
-    recent = pl.col("high").rolling_max(10, min_samples=1).over("symbol", order_by="window_start")
-    falls = minutes.with_columns(recent=recent).with_columns(
-        fall=1.0 - pl.col("low") / pl.col("recent")
-    )
-    worst = falls.sort("fall").row(-1, named=True)
-    own = minutes.filter(symbol=worst["symbol"]).sort("window_start")
-    low, high = worst["window_start"], worst["recent"]
-    before = own.filter((pl.col("window_start") <= low) & (pl.col("high") >= high))
-    half = (high + worst["low"]) / 2
-    after = own.filter((pl.col("window_start") > low) & (pl.col("vwap") >= half))
-    stop = (after if after.height else own)["window_start"][0 if after.height else -1] + MINUTE
-    return Crash(worst["symbol"], before["window_start"][-1], low, stop, worst["fall"])
 
 
 def windows(stage: Stage) -> Section:
@@ -503,130 +420,6 @@ def _jobs_table(stage: Stage) -> tuple[Table, list[str]]:
     return Table("Jobs: windows kept as rows came in", pl.DataFrame(rows)), checks
 
 
-# ---------------------------------------------------------------------------- 3  look back
-
-
-def same(
-    left: pl.DataFrame,
-    right: pl.DataFrame,
-    what: str,
-    *,
-    tolerance: float = 0.0,
-    unit: str = "rows",
-) -> str:
-    """Return a line that says two answers are equal, having compared them.
-
-    Everything must be equal exactly; floats within ``tolerance``, relative.
-
-    Raises:
-        StreamlabError: they are not.
-    """
-    from polars.testing import assert_frame_equal
-
-    exact = tolerance == 0.0
-    try:
-        assert_frame_equal(left, right, check_exact=exact, rel_tol=tolerance, abs_tol=0.0)
-    except AssertionError as error:
-        msg = f"the demo compared {what}, and they differ: {error}"
-        raise sl.StreamlabError(msg, hint="please report this: it should be impossible") from error
-    return f"equal: {what} ({left.height:,} {unit})"
-
-
-def same_windows(left: pl.DataFrame, right: pl.DataFrame, what: str) -> list[str]:
-    """Compare windows: counts and prices exactly, means to 1e-9."""
-    sums = [name for name in right.columns if name in INEXACT]
-    exact = same(left.drop(sums), right.drop(sums), what, unit="windows")
-    same(left.select(sums), right.select(sums), f"{what}, means", tolerance=1e-9)
-    return [exact[:-1] + f"; {', '.join(sums)} to 1e-9)"]
-
-
-def look_back(stage: Stage) -> Section:
-    """Show the lab as it was, and take the trades and their windows into a DuckDB file."""
-    table, as_of_check = _as_of(stage)
-    stage.table(table)
-    checks = [as_of_check, *_to_duckdb(stage)]
-    stage.show("".join(f"  {check}\n" for check in checks))
-    text = (
-        "The lab as it was at an earlier moment, whatever has come since; and the trades in DuckDB,"
-        " where SQL that knows nothing of streamlab gives the same rows and the same windows."
-    )
-    return Section("Look back", text, [table], checks=checks)
-
-
-def _as_of(stage: Stage) -> tuple[Table, str]:
-    import polars as pl
-
-    lab = stage.lab
-    appended = lab["cpu"].scan().select("_append_time").collect().to_series()
-    moment = appended[appended.len() // 2]
-    then = lab.as_of(moment)
-    rows, counted = [], []
-    for name in sl.host().schemas:
-        before, now = len(then[name]), len(lab[name])
-        rows.append({"stream": name, "rows then": before, "rows now": now, "since": now - before})
-        until = lab[name].scan().filter(pl.col("_append_time") <= moment)
-        counted.append(until.select(pl.len()).collect().item())
-    frame = pl.DataFrame(rows)
-    what = "the lab as of that moment, and its rows appended until then"
-    check = same(
-        frame.select("rows then"), pl.DataFrame({"rows then": counted}), what, unit="streams"
-    )
-    return Table(f"As of {moment:%H:%M:%S.%f} UTC, in the middle of the recording", frame), check
-
-
-WINDOWS_SQL = """
-with met as (
-  select *, epoch_us(ts) - epoch_us(ts) % $size as start_us,
-         max(epoch_us(ts)) over (order by _offset rows between unbounded preceding
-                                 and 1 preceding) - $delay as watermark_us
-  from trades
-)
-select symbol, start_us,
-       arg_min(price, _offset) as open, max(price) as high, min(price) as low,
-       arg_max(price, _offset) as close, sum(price * size) / sum(size) as vwap,
-       cast(sum(size) as bigint) as volume, count(*) as trades
-from met
-where coalesce(start_us + $size > watermark_us, true)
-group by symbol, start_us
-order by symbol, start_us
-"""
-
-
-def _to_duckdb(stage: Stage) -> list[str]:
-    """Write the trades and their windows to DuckDB; return what was compared."""
-    import duckdb
-    import polars as pl
-
-    trades, path = stage.lab["trades"], stage.folder / "history.duckdb"
-    added = trades.to_duckdb(path, table="trades")
-    again = trades.to_duckdb(path, table="trades")
-    query = bars(trades)
-    for _ in range(2):  # run again, it is the same job, and adds nothing
-        query.run(sl.duckdb(path, "bars"), follow=False).wait(60, caught_up=False)
-    load = BY_STREAM["trades"]
-    micros = {"size": load.window, "delay": load.delay}
-    with duckdb.connect(str(path), read_only=True) as connection:
-        connection.execute("set timezone = 'UTC'")
-        copied = connection.sql("from trades order by _offset").pl()
-        delivered = connection.sql("from bars order by window_end, symbol").pl()
-        parameters = {name: value // dt.timedelta(microseconds=1) for name, value in micros.items()}
-        by_sql = connection.sql(WINDOWS_SQL, params=parameters).pl()
-    original = trades.to_polars()
-    if (added, again) != (original.height, 0):
-        msg = f"to_duckdb added {added} rows, then {again}; wanted {original.height}, then 0"
-        raise sl.StreamlabError(msg)
-    final = query.collect("final")
-    start_us = pl.col("window_start").dt.epoch("us").alias("start_us")
-    windows = query.collect().with_columns(start_us).sort("symbol", "start_us")
-    windows = windows.select(by_sql.columns)
-    return [
-        f"to_duckdb added {added:,} rows to {path.name}; called again it added {again}",
-        same(copied.select(original.columns), original, "the trades in DuckDB and in the log"),
-        *same_windows(by_sql, windows, "windows by query and by SQL in DuckDB"),
-        *same_windows(delivered.select(final.columns), final, "a job's rows in DuckDB, run twice"),
-    ]
-
-
 # ----------------------------------------------------------------------- 4  draw, 5  report
 
 
@@ -664,6 +457,7 @@ STEPS: tuple[tuple[str, Callable[[Stage], Section]], ...] = (
     ("Record this machine, load history", record_and_load),
     ("Ask for windows", windows),
     ("Look back", look_back),
+    ("Play it again", play_again),
     ("Draw", draw),
 )
 

@@ -137,7 +137,7 @@ def test_the_demo_compares(shown):
     """The run says "equal" for all that it compared; the second copy adds nothing."""
     folder, text = shown
     said = re.findall(r"^  equal: (.*)", text, re.MULTILINE)
-    assert len(said) == 9
+    assert len(said) == 10
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert all(html.escape(line) in page for line in said)
     added = re.search(r"to_duckdb added ([\d,]+) rows .* it added 0", text)

@@ -20,6 +20,8 @@ LAYERS = [
     ["cli_io", "cli_parser"],
     ["cli_text"],
     ["demo"],
+    ["demo_past"],
+    ["demo_stage"],
     ["report"],
     ["notebook", "connectors"],
     ["testing", "rescue"],
@@ -69,7 +71,10 @@ INSIDE_LOG = [
     ["format", "lock", "background", "interrupts"],
     ["disk"],
 ]
-GUESTS = {"cli", "cli_io", "cli_parser", "cli_text", "cli_time", "demo", "report", "__main__"}
+GUESTS = {
+    "cli", "cli_io", "cli_parser", "cli_text", "cli_time", "demo", "demo_past", "demo_stage", "report",
+    "__main__",
+}  # fmt: skip
 BANNED = {"utils.py", "helpers.py", "core.py", "base.py", "common.py", "types.py", "manager.py"}
 
 
