@@ -241,6 +241,24 @@ def test_windows_over_partial_windows_are_partial(stream):
     assert sliding["_partial"].to_list() == [True] * 9 + [False] * 46
 
 
+def test_comparing_counts_rows(lab, stream):
+    """A row that one side has twice is a difference, once."""
+    twice = stream.join(pl.DataFrame({"k": ["a", "b", "b"]}), on="k").select("k", "i")
+    found = twice.compare(stream.select("k", "i"))
+    assert (found.height, found["_side"].unique().to_list()) == (50, ["left"])
+
+
+def test_rows_are_unique_by_every_kind_of_key(lab, stream):
+    """NaN is NaN, 0.0 is -0.0, null is a key, lists are told apart, near times are kept in order."""
+    times = [BASE + dt.timedelta(seconds=n) for n in (0, 9, 4, 4, 13, 20, 5)]
+    keys = [float("nan"), float("nan"), 0.0, -0.0, None, None, float("nan")]
+    frame = pl.DataFrame({"ts": times, "f": keys, "l": [[1], [1], [1], [2], [1], [1], [1]]})
+    made = lab.create("mixed", frame, time="ts")
+    assert made.unique("f", within="5s").collect()["_offset"].to_list() == [0, 1, 2, 4, 5]
+    assert made.unique(["f", "l"]).collect()["_offset"].to_list() == [0, 2, 3, 4]
+    assert made.unique("l").collect()["_offset"].to_list() == [0, 3]
+
+
 def test_columns_that_a_stream_gets_while_a_job_runs_are_not_the_querys(lab, stream):
     """An evolved stream goes through running jobs of every kind; a query made anew has them."""
     queries = {

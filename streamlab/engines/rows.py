@@ -6,7 +6,6 @@ Invariants: the hidden columns go along untouched, and no expression of a user e
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +158,8 @@ class UniqueStep(Operator):
 
     def __init__(self, on: Sequence[str], within: int | None) -> None:
         self.on, self.within = list(on), within
-        self.kept: dict[tuple[Any, ...], list[int]] = {}
+        # Times of kept rows in order; most keys have one, and a number costs less than a list.
+        self.kept: dict[Any, int | list[int]] = {}
         self.first: Since | None = None
 
     def push(self, port: int, batch: Batch) -> Batch:
@@ -171,21 +171,24 @@ class UniqueStep(Operator):
         return batch.of(batch.frame.filter(pl.Series(self._kept(batch.frame), dtype=pl.Boolean)))
 
     def _kept(self, frame: pl.DataFrame) -> list[bool]:
-        keys, times = frame.select(self.on).rows(), frame[TIME].to_list()
-        return [self._take(_hashable(key), time) for key, time in zip(keys, times, strict=True)]
+        take = self._take
+        return [
+            take(k, t) for k, t in zip(_keys(frame, self.on), frame[TIME].to_list(), strict=True)
+        ]
 
-    def _take(self, key: tuple[Any, ...], time: int) -> bool:
-        times = self.kept.get(key)
-        if times is None:
-            self.kept[key] = [time]
+    def _take(self, key: Any, time: int) -> bool:
+        found = self.kept.get(key)
+        if found is None:
+            self.kept[key] = time
             return True
         if self.within is None:
             return False
+        times = [found] if isinstance(found, int) else found
         at = bisect.bisect_left(times, time)
-        near = times[max(at - 1, 0) : at + 1]
-        if any(abs(time - other) < self.within for other in near):
+        if any(abs(time - other) < self.within for other in times[max(at - 1, 0) : at + 1]):
             return False
         times.insert(at, time)
+        self.kept[key] = times
         return True
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
@@ -193,9 +196,8 @@ class UniqueStep(Operator):
         import polars as pl
 
         other = UniqueStep(self.on, self.within)
-        other.kept = (
-            {key: list(times) for key, times in self.kept.items()} if rows[0].height else {}
-        )
+        if rows[0].height:
+            other.kept = {k: t if isinstance(t, int) else list(t) for k, t in self.kept.items()}
         return rows[0].filter(pl.Series(other._kept(rows[0]), dtype=pl.Boolean))
 
     def since(self) -> Since | None:
@@ -204,15 +206,24 @@ class UniqueStep(Operator):
 
     def report(self) -> list[str]:
         """Return how much is remembered."""
-        return [f"{sum(map(len, self.kept.values())):,} kept times of {len(self.kept):,} keys"]
+        count = sum(1 if isinstance(times, int) else len(times) for times in self.kept.values())
+        return [f"{count:,} kept times of {len(self.kept):,} keys"]
 
 
-def _hashable(key: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        "\0nan" if isinstance(part, float) and math.isnan(part)
-        else repr(part) if isinstance(part, list | dict) else part
-        for part in key
-    )  # fmt: skip
+def _keys(frame: pl.DataFrame, on: Sequence[str]) -> list[Any]:
+    """Return each row's key as something that can be looked up: NaN is NaN."""
+    import polars as pl
+
+    columns = []
+    for name in on:
+        values = frame[name]
+        if values.dtype.is_nested():
+            values = pl.Series(name, [repr(value) for value in values.to_list()], dtype=pl.String)
+        elif values.dtype.is_float():
+            columns.append(values.is_nan().alias(f"{name}\0nan"))
+            values = values.fill_nan(0.0)
+        columns.append(values)
+    return columns[0].to_list() if len(columns) == 1 else pl.DataFrame(columns).rows()
 
 
 class TopStep(Operator):
