@@ -514,7 +514,8 @@ class Lab(Mapping[str, Stream]):
             return f"Lab {str(self.path)!r} (closed)"
         names = self._names()
         view = f" ({self._read_only})" if self._read_only else ""
-        lines = [f"Lab {str(self.path)!r}: {len(names)} streams{view}"]
+        count = f"{len(names)} stream{'s' * (len(names) != 1)}"
+        lines = [f"Lab {str(self.path)!r}: {count}{view}"]
         rows = []
         for name in names:
             stats = self[name].stats()
