@@ -22,8 +22,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import ipc
 
 from streamlab.errors import SchemaMismatch, StreamlabError
@@ -42,6 +44,13 @@ KNOWN = ".parquet, .csv, .tsv, .jsonl (.csv.gz and so on), .arrow, or a folder o
 
 GROUP_ROWS, GROUP_BYTES = 1 << 19, 64 << 20
 """Small batches are gathered to row groups of about this size."""
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+HIVE_TYPES = (
+    pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("us", "UTC"), pa.timestamp("us"),
+    pa.string(),
+)  # fmt: skip
+"""What the values of a folder's name are taken for: the first that says them all in the same letters."""
 
 MOST_FOLDERS = 10_000
 """More partitions than that are a mistake: a column with a value of its own in each row."""
@@ -266,7 +275,9 @@ def _parquet(
         dataset = factory.finish(united.remove_metadata())
         scanner = dataset.scanner(batch_size=1 << 17, batch_readahead=4, fragment_readahead=2)
         reader = scanner.to_reader()
-        return pa.RecordBatchReader.from_batches(reader.schema, _named(name, reader))
+        wanted = _with_decimals(reader.schema, hive, schema)
+        rows = reader if wanted == reader.schema else (batch.cast(wanted) for batch in reader)
+        return pa.RecordBatchReader.from_batches(wanted, _named(name, rows))
 
 
 def _hive_fields(paths: list[Path], base: Path, schema: pa.Schema | None) -> pa.Schema:
@@ -275,19 +286,28 @@ def _hive_fields(paths: list[Path], base: Path, schema: pa.Schema | None) -> pa.
     for path in paths:
         for part in path.relative_to(base).parts[:-1]:
             name, equals, value = part.partition("=")
-            if equals and value != "__HIVE_DEFAULT_PARTITION__":
-                values.setdefault(name, []).append(value)
+            if equals:
+                found = values.setdefault(unquote(name), [])
+                found += [] if value == HIVE_NULL else [unquote(value)]
     fields = []
     for name, found in values.items():
         if schema is not None and name in schema.names:
-            fields.append(pa.field(name, schema.field(name).type))
-            continue
-        if name in SYSTEM_FIELDS:
+            kind = schema.field(name).type
+            fields.append(pa.field(name, pa.string() if pa.types.is_decimal(kind) else kind))
+        elif name in SYSTEM_FIELDS:
             fields.append(SYSTEM_FIELDS[name])
-            continue
-        kinds = (pa.int64(), pa.date32(), pa.string())
-        fields.append(pa.field(name, next(kind for kind in kinds if _all_are(found, kind))))
+        else:
+            kinds = (kind for kind in HIVE_TYPES if found and _all_are(found, kind))
+            fields.append(pa.field(name, next(kinds, pa.string())))
     return pa.schema(fields)
+
+
+def _with_decimals(got: pa.Schema, hive: pa.Schema, schema: pa.Schema | None) -> pa.Schema:
+    """Return the schema with the decimals that Arrow cannot read out of folders' names itself."""
+    for field in schema or ():
+        if field.name in hive.names and pa.types.is_decimal(field.type):
+            got = got.set(got.get_field_index(field.name), field)
+    return got
 
 
 def _all_are(texts: list[str], kind: pa.DataType) -> bool:
@@ -532,6 +552,13 @@ def _write_folder(
                 hint=f"there are {', '.join(near)}",
                 column=name,
             )
+        kind = schema.field(name).type
+        if pa.types.is_nested(kind) or "binary" in str(kind):
+            raise SchemaMismatch(
+                f'column "{name}" is {describe_type(kind)}, and the name of a folder is text',
+                hint="partition by another column",
+                column=name,
+            )
     if len(names) == len(schema.names):
         raise SchemaMismatch("every column is a partition: none is left for the files")
     count = [0]
@@ -539,12 +566,25 @@ def _write_folder(
     folder.mkdir()
     with progress_bar(total, "Parquet", "rows", progress) as bar:
         ds.write_dataset(
-            _gathered(_counted(rows, bar, count)), folder, schema=schema, format="parquet",
+            _named_apart(_gathered(_counted(rows, bar, count)), names), folder, schema=schema, format="parquet",
             partitioning=ds.partitioning(fields, flavor="hive"), preserve_order=True,
             max_partitions=MOST_FOLDERS, max_open_files=256, max_rows_per_group=GROUP_ROWS,
             file_options=ds.ParquetFileFormat().make_write_options(compression="zstd"),
         )  # fmt: skip
     return count[0]
+
+
+def _named_apart(rows: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Refuse the text that stands for null in the names of folders: it would come back as null."""
+    for batch in rows:
+        for name in names:
+            column = batch.column(name)
+            if "string" in str(column.type) and pc.any(pc.equal(column, HIVE_NULL)).as_py():
+                raise SchemaMismatch(
+                    f'column "{name}" holds {HIVE_NULL!r}, which as a folder stands for null',
+                    column=name,
+                )
+        yield batch
 
 
 def _gathered(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

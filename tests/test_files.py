@@ -193,6 +193,71 @@ def test_hive_folders_are_columns_again(tmp_path):
     assert len(duckdb.sql(f"FROM read_parquet('{tmp_path}/out/**/*.parquet')").fetchall()) == 6
 
 
+VALUES = {
+    "text": [
+        "a",
+        "ü☃",
+        "x/y",
+        "50%",
+        "a=b",
+        "..",
+        ".hidden",
+        "_under",
+        "new\nline",
+        "007",
+        "",
+        None,
+    ],
+    "integers": [1, -5, 2**62, None],
+    "floats": [0.1, 1e300, -2.5, None],
+    "switches": [True, False, None],
+    "days": [dt.date(2026, 1, 1), dt.date(1960, 2, 29), None],
+    "instants": [dt.datetime(2026, 1, 1, 1, 2, 3, 456789, tzinfo=UTC), None],
+    "naive": [dt.datetime(2026, 1, 1, 1, 2, 3), None],
+    "nothing": pa.array([None, None], pa.string()),
+}
+TYPED_VALUES = {
+    "decimals": [decimal.Decimal("1.50"), decimal.Decimal("-0.05"), None],
+    "digits": ["1", "2"],
+    "great": pa.array([2**64 - 1], pa.uint64()),
+    "nanoseconds": pa.array([1, None], pa.timestamp("ns")),
+    "times": [dt.time(1, 2, 3, 4), None],
+}
+
+
+@pytest.mark.parametrize("name", [*VALUES, *TYPED_VALUES])
+def test_a_value_in_a_folders_name_comes_back(tmp_path, name):
+    """Of any type, with slashes, in Unicode, null: typed by a schema, and where letters tell by them."""
+    values = {**VALUES, **TYPED_VALUES}[name]
+    rows = pa.table({"the key": values, "x": list(range(len(values)))})
+    assert export(rows, tmp_path / "out", partition_by="the key") == len(values)
+    for schema in (rows.schema, *([None] if name in VALUES else [])):
+        back = read_file(tmp_path / "out", schema=schema).read_all()
+        assert back.select(["the key", "x"]).sort_by("x").equals(rows)
+
+
+def test_what_no_folder_can_be_named_after_is_refused(tmp_path):
+    """Bytes, lists and the text that stands for null would not come back."""
+    for odd in ([b"\xff"], [[1]], ["__HIVE_DEFAULT_PARTITION__"]):
+        with pytest.raises(sl.SchemaMismatch, match='"k"'):
+            export(pa.table({"k": odd, "x": [1]}), tmp_path / "out", partition_by="k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_goes_out_into_folders_and_in_again(tmp_path):
+    """A partitioned export of a stream, a view and a relation is a stream again, row for row."""
+    with sl.open(tmp_path / "lab", sync="os") as lab:
+        rows = pa.table({"k": ["a/b", "ü", None] * 10, "n": list(range(30))})
+        stream = lab.create("s", rows)
+        for number, source in enumerate((stream, stream.as_of(20), lab.sql("FROM s WHERE n < 20"))):
+            assert export(source, tmp_path / f"{number}", partition_by="k") == (
+                20 if number else 30
+            )
+            back = lab.create(f"back{number}", tmp_path / f"{number}")
+            got = back.to_arrow().select(["k", "n"]).sort_by("n")
+            assert got.to_pylist() == rows.slice(0, 20 if number else 30).to_pylist()
+
+
 def test_the_order_of_rows_stays_within_a_partition(tmp_path):
     """A partition's file has its rows in the order of offsets."""
     rows = pa.table({"x": range(200_000), "k": [i % 3 for i in range(200_000)]})
