@@ -34,6 +34,7 @@ GROUPS = {
     "take out and keep": {
         "export": "write a stream to Parquet, CSV, JSON lines or Arrow",
         "verify": "read every byte of a lab and report damage; salvage what is sound",
+        "compact": "keep only the last row of each key of streams made for it",
     },
 }
 
@@ -197,6 +198,17 @@ def _export(verb: argparse.ArgumentParser) -> None:
         "--no-system", action="store_true", help="leave out _partition, _offset, _append_time"
     )
     verb.add_argument("--overwrite", action="store_true", help="replace what is there")
+    verb.add_argument(
+        "--compacted", action="store_true", help="take what compaction left of older rows"
+    )
+    _json(verb)
+
+
+def _compact(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument(
+        "streams", metavar="STREAM", nargs="*", help='all with cleanup "compact" if none is named'
+    )
     _json(verb)
 
 
@@ -284,5 +296,12 @@ VERBS = {
         """Exit code 1 if anything is damaged. With --salvage what is sound goes into a new lab, and
         the report says which offsets are lost and where the others went.""",
         "streamlab verify my-lab --salvage my-lab-saved",
+    ),
+    "compact": Verb(
+        _compact,
+        """Offsets and times stay as they are. Rows are left alone that are younger than the stream's
+        compact_lag, that a view has pinned, or that a query has yet to read; deletions stay for its
+        delete_retention. A stream with cleanup "compact" does this by itself as it grows.""",
+        "streamlab compact my-lab accounts",
     ),
 }

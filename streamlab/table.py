@@ -6,6 +6,7 @@ shows is read from the log.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamlab.errors import QueryError
@@ -33,12 +34,17 @@ class Table:
         return f'Table of "{self.name}" by {", ".join(self.key)}'
 
     def scan(self) -> pl.LazyFrame:
-        """Return the table as a Polars LazyFrame, keys in the order of their latest rows."""
+        """Return the table as a Polars LazyFrame, keys in the order of their latest rows.
+
+        Raises:
+            OffsetOutOfRange: it is as of a place in the compacted part of the stream.
+        """
         import polars as pl
 
         from streamlab.lazy import lazy_frame
 
-        rows = lazy_frame(self._table_scan)
+        self._table_scan.fix(pin=False).check_exact()
+        rows = lazy_frame(replace(self._table_scan, compacted=True))
         last = rows.unique(list(self.key), keep="last", maintain_order=True)
         if "_deleted" in self._table_scan.fix(pin=False).schema.names:
             last = last.filter(~pl.col("_deleted"))

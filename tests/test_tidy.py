@@ -41,6 +41,7 @@ LAYERS = [
 INSIDE_LOG = [
     ["log"],
     ["writer", "reader", "maintain"],
+    ["compact"],
     ["repair"],
     ["recovery", "bulk"],
     ["segment", "manifest", "head", "pins"],

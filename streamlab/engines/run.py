@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from streamlab import plan as p
@@ -51,6 +52,8 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int]]:
             else reader.find_event(snapshot.moment, since, column)
         )
         reading.append(min(max(found, snapshot.start), at))
+    for source, at in zip(sources, reading, strict=True):
+        replace(source.scan.fix(pin=False), start=at).check_whole()
     return wanted, reading
 
 

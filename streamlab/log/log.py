@@ -23,6 +23,7 @@ from streamlab.errors import CorruptSegment, StreamLocked
 from streamlab.log import disk
 from streamlab.log import pins as pin_files
 from streamlab.log.background import CHORES
+from streamlab.log.compact import Compaction, Rules
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.maintain import Maintenance
 from streamlab.log.manifest import ACTIVE, Manifest, Segment, file_name, write_manifest
@@ -58,6 +59,7 @@ class Log:
         schema_of: Callable[[int], pa.Schema],
         *,
         retention: tuple[int | None, int | None] = (None, None),
+        compaction: Rules | None = None,
         verify: bool = True,
         pins: bool = True,
     ) -> None:
@@ -65,6 +67,7 @@ class Log:
         self.stream = stream
         self.clock = clock
         self.retention = retention
+        self.compaction = compaction
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self.wake)
         self.maintenance = Maintenance(
@@ -217,13 +220,15 @@ class Log:
         CHORES.call(self._tidy)
 
     def _tidy(self) -> None:
-        """Seal what was closed and apply retention, in the background."""
+        """Seal what was closed, apply retention and compact, in the background."""
         with self._chore:
             if self.writer.closed:
                 return
             try:
                 self.maintenance.seal(0.0)
                 self.retain()
+                if self.compaction is not None:
+                    self._compact(only_if_dirty=True)
             except StreamLocked:  # another process is at it
                 return
             except FileNotFoundError:
@@ -239,6 +244,18 @@ class Log:
         """Close the growing file and seal all that is closed; return how many files that were."""
         self.writer.roll()
         return self.maintenance.seal()
+
+    def compact(self) -> Compaction:
+        """Seal all there is and keep only the last row of each key, as far as the rules allow."""
+        self.seal()
+        return self._compact()
+
+    def _compact(self, *, only_if_dirty: bool = False) -> Compaction:
+        assert self.compaction is not None, "the stream keeps its history"
+        return self.maintenance.compact(
+            self.compaction, self.clock.now(), only_if_dirty=only_if_dirty,
+            go_on=lambda: not self.writer.closed,
+        )  # fmt: skip
 
     def trim(self, before: int) -> int:
         """Remove the rows below an offset; return the offset at which the stream begins now."""
