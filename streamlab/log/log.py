@@ -227,7 +227,7 @@ class Log:
             try:
                 self.maintenance.seal(0.0)
                 self.retain()
-                if self.compaction is not None:
+                if self.compaction is not None and not _FORKED:
                     self._compact(only_if_dirty=True)
             except StreamLocked:  # another process is at it
                 return
@@ -283,10 +283,14 @@ class Log:
 
 
 _LOGS: weakref.WeakSet[Log] = weakref.WeakSet()
+_FORKED = False
+"""Whether this is a forked child: the threads of Polars, which compaction needs, are not there."""
 
 
 def _after_fork() -> None:
     """In a forked child: the parent's threads, and what they held, are not there."""
+    global _FORKED  # noqa: PLW0603
+    _FORKED = True
     for log in list(_LOGS):
         log._new_locks()  # noqa: SLF001
 

@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 from pyarrow import ipc
 
 from streamlab.clock import NEVER
@@ -242,8 +243,6 @@ def _describe(path: Path) -> tuple[Segment, int]:
 
 def _footer_fits(file: SegmentFile) -> bool:
     """Whether the footer of a sealed file leads Arrow to the very batches of its frames."""
-    import pyarrow as pa
-
     try:
         reader = ipc.open_file(pa.py_buffer(file.data))
         if not file.closed or not reader.schema.equals(file.schema):
@@ -252,11 +251,16 @@ def _footer_fits(file: SegmentFile) -> bool:
         if reader.num_record_batches != len(blocks):
             return False
         return all(
-            reader.get_batch(index).equals(file.batch(at, prefix + body))
+            _same(reader.get_batch(index), file.batch(at, prefix + body))
             for index, (at, prefix, body) in enumerate(blocks)
         )
     except (pa.ArrowException, OSError, CorruptSegment):
         return False
+
+
+def _same(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
+    """Whether two batches are the same; a NaN, which equals nothing, by its bytes."""
+    return one.equals(other) or one.serialize().equals(other.serialize())
 
 
 def verify_sealed(path: Path, segment: Segment) -> SegmentFile:
