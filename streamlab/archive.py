@@ -186,10 +186,10 @@ class _Packer:
             segments.append(entry)
             digest = self._add(member_name(info.name, entry.file), data)
             files.append({**dump_segment(entry), "sha256": digest})
-        _, start, (_, end, stream_time, append_time) = cut.history(segments)
+        _, start, (_, end, stream_time, append_time), compacted = cut.history(segments)
         return {
             "stream": info_content(info), "start": start, "end": end, "stream_time": stream_time,
-            "append_time": append_time, "files": files,
+            "append_time": append_time, "compacted": compacted, "files": files,
         }  # fmt: skip
 
     def add_contents(self, streams: dict[str, Any]) -> None:

@@ -87,6 +87,7 @@ def complain(error: Exception) -> None:
 
 SHELL_WORDS = {
     r"overwrite=True": "--overwrite",
+    r"\.table\(\) is the .*": "streamlab export --compacted takes what is left",
     r"sl\.export\(relation, path\) writes files; .*": "streamlab export writes files; --csv and --json print",
     r"lab\.sql cannot reach files: .*": "streamlab import loads a file into a stream, streamlab export writes one",
     r"; other frames go by name: .*": "",
@@ -150,7 +151,8 @@ def listed(stream: sl.Stream) -> dict[str, Any]:
 
 def first_time(stream: sl.Stream) -> int | None:
     """Return the event time of the first row."""
-    batch = next(iter(stream.follow("earliest", timeout=0, rows=1)), None)
+    rows = stream.view(compacted="ok").follow("earliest", timeout=0, rows=1)
+    batch = next(iter(rows), None)
     if batch is None:
         return None
     value = batch.column(stream.time or "_append_time").cast(pa.timestamp("us"), safe=False)
@@ -191,6 +193,7 @@ def described(stream: sl.Stream) -> dict[str, Any]:
     return {
         **listed(stream),
         "durable_offset": stats.durable_offset,
+        "compacted_upto": stats.compacted_upto,
         "time": stream.time,
         "key": [key] if isinstance(key, str) else list(key or ()),
         "partitions": stream.partitions,
@@ -221,7 +224,8 @@ def shown_info(content: dict[str, Any]) -> Iterator[str]:
         "kept": f"{content['retention']}, cleanup {content['cleanup']}",
         "sync": settings["sync"] or "as the lab is opened (always)",
         "max ahead": settings["max_ahead"] or "no limit",
-        "compaction": f"lag {settings['compact_lag']}, tombstones kept {settings['delete_retention']}",
+        "compaction": f"up to offset {content['compacted_upto']:,}, lag {settings['compact_lag']}, "
+        f"tombstones kept {settings['delete_retention']}",
     }
     for name, value in pairs.items():
         yield f"{name:<12} {clean(value)}"
@@ -235,11 +239,13 @@ def shown_info(content: dict[str, Any]) -> Iterator[str]:
 def run_tail(options: argparse.Namespace) -> int:
     """Show the last rows, and with --follow what comes after them."""
     with opened(options.lab) as lab:
-        stream = lab[options.stream]
+        stream = lab[options.stream].view(compacted="ok")
         first, end = stream.earliest_offset, stream.end_offset
         if options.start is None:
             count = 10 if options.n is None else options.n
             start, limit = max(first, end - count), None
+            if start < stream.stats().compacted_upto:
+                start = next(iter(stream.tail(count)["_offset"]), start)
         else:
             start, limit = place_of(stream, options.start), options.n
         printer = Printer(json_lines=options.json)
@@ -555,6 +561,8 @@ def run_export(options: argparse.Namespace) -> int:
     """Write a stream, or a stretch of it, to a file."""
     with opened(options.lab) as lab:
         stream: sl.Stream = lab[options.stream]
+        if options.compacted:
+            stream = stream.view(compacted="ok")
         if options.as_of:
             stream = stream.as_of(options.as_of)
         if options.offsets:

@@ -39,6 +39,7 @@ GROUPS = {
         "fork": "make a stream that shares the history of another one",
         "pack": "write streams into one file to give away, with checksums",
         "unpack": "make a lab of what was packed, every byte checked",
+        "compact": "keep only the last row of each key of streams made for it",
     },
 }
 
@@ -247,6 +248,17 @@ def _export(verb: argparse.ArgumentParser) -> None:
         "--no-system", action="store_true", help="leave out _partition, _offset, _append_time"
     )
     verb.add_argument("--overwrite", action="store_true", help="replace what is there")
+    verb.add_argument(
+        "--compacted", action="store_true", help="take what compaction left of older rows"
+    )
+    _json(verb)
+
+
+def _compact(verb: argparse.ArgumentParser) -> None:
+    _lab(verb)
+    verb.add_argument(
+        "streams", metavar="STREAM", nargs="*", help='all with cleanup "compact" if none is named'
+    )
     _json(verb)
 
 
@@ -392,5 +404,12 @@ VERBS = {
         """Rows have the offsets and times that they had. An archive that is damaged, or that is
         none, leaves nothing behind.""",
         "streamlab unpack trades.zip their-lab",
+    ),
+    "compact": Verb(
+        _compact,
+        """Offsets and times stay as they are. Rows are left alone that are younger than the stream's
+        compact_lag, that a view has pinned, or that a query has yet to read; deletions stay for its
+        delete_retention. A stream with cleanup "compact" does this by itself as it grows.""",
+        "streamlab compact my-lab accounts",
     ),
 }

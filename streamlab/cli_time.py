@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlab as sl
 from streamlab.cli_io import binary_out, counted, opened, show, show_json
-from streamlab.cli_text import cells_of, columns_of, table
+from streamlab.cli_text import cells_of, clean, columns_of, format_size, table
 
 if TYPE_CHECKING:
     import argparse
@@ -185,10 +185,37 @@ def run_unpack(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_compact(options: argparse.Namespace) -> int:
+    """Keep the last row of each key of some streams, or of all that are made for it."""
+    rows = []
+    with opened(options.lab, write=True) as lab:
+        names = options.streams or [name for name in lab if lab[name].cleanup == "compact"]
+        for name in names:
+            done = lab[name].compact()
+            rows.append({"stream": name, "rows": len(lab[name]), **done._asdict()})
+    if options.json:
+        for row in rows:
+            show_json(row)
+        return 0
+    if not rows:
+        print(f'{options.lab} has no stream with cleanup "compact"')
+        return 0
+    cells = [
+        [clean(row["stream"]), f"{row['compacted_upto']:,}", f"{row['rows']:,}",
+         f"{row['rows_removed']:,}", format_size(row["bytes_freed"]), clean(row["stopped_by"])]
+        for row in rows
+    ]  # fmt: skip
+    names = ["stream", "compacted up to", "rows", "removed", "freed", "stopped by"]
+    show(table(names, cells, [False, True, True, True, True, False]))
+    print(f"{counted(sum(row['rows_removed'] for row in rows), 'row')} removed")
+    return 0
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "replay": run_replay,
     "groups": run_groups,
     "fork": run_fork,
     "pack": run_pack,
     "unpack": run_unpack,
+    "compact": run_compact,
 }

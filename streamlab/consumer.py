@@ -393,10 +393,7 @@ class _Feed:
         snapshot = self.snapshot
         for chunk in snapshot.chunks([s for s in snapshot.segments() if self._may_hold(s)]):
             for at in range(0, chunk.batch.num_rows, PIECE_ROWS):
-                piece = chunk._replace(
-                    base=chunk.base + at, batch=chunk.batch.slice(at, PIECE_ROWS)
-                )
-                batch = with_system(piece, snapshot.schema)
+                batch = with_system(chunk.part(at, PIECE_ROWS), snapshot.schema)
                 offsets = batch.column("_offset").to_numpy()
                 wanted = offsets >= self._begins[batch.column("_partition").to_numpy()]
                 rows = batch if wanted.all() else batch.filter(pa.array(wanted))
@@ -437,9 +434,13 @@ def _check_history(scan: Scan, group: str, claim: Claim) -> None:
     Raises:
         HistoryChanged: rows were lost, or lost and others came in their place.
     """
-    place, end = claim.place, scan.fix(pin=False).stop
+    place, snapshot = claim.place, scan.fix(pin=False)
+    end = snapshot.stop
     found = scan.log.reader.append_time_below(place.offset)
     other = None not in (found, place.appended) and found != place.appended
+    other &= (
+        place.offset >= snapshot.moment.compacted
+    )  # the row before it may be gone, and its time
     if place.offset > end or other:
         what = (
             f"holds other rows below offset {place.offset} than"

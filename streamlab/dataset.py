@@ -24,6 +24,7 @@ class StreamDataset(ds.InMemoryDataset):  # type: ignore[misc]
     """
 
     def __init__(self, snapshot: Snapshot, condition: pc.Expression | None = None) -> None:
+        snapshot.check_whole()
         super().__init__(snapshot.schema.empty_table())
         self._snapshot = snapshot
         self._condition = condition

@@ -119,6 +119,8 @@ class Fold:
         wanted = list(self.kinds) if columns is None else list(columns)
         self.columns = [*wanted, *(name for name in keyed.key if name not in wanted)]
         self.table = keyed.identity(snapshot.schema)
+        # A snapshot from before would bring keys back whose deletions were compacted away.
+        self._compacted = snapshot.moment.compacted
         self.at = snapshot.start
         self.last = snapshot.start  # the last snapshot at or below `at`
         self.rows = pl.DataFrame(
@@ -128,6 +130,7 @@ class Fold:
     def to(self, stop: int) -> pl.DataFrame:
         """Return the table as of an offset that is not below the last one, with ``_offset``."""
         assert self.at <= stop <= self.snapshot.stop, (self.at, stop)
+        replace(self.snapshot, stop=stop).check_exact()
         if stop - self.at > SPACING_ROWS or self.at == self.snapshot.start:
             self._jump(stop)
         if stop - self.at > self._spacing() and self._may_keep() and self.only is None:
@@ -173,7 +176,7 @@ class Fold:
             found = snapshots.load(path)
             if found is not None and self._fits(found[0]):
                 label, rows = found
-                if label.start <= self.snapshot.start:
+                if label.start <= self.snapshot.start and label.offset >= self._compacted:
                     self.at = self.last = label.offset
                     self.rows = self._shaped(rows)
                     return
@@ -206,7 +209,10 @@ class Fold:
         """Whether what is folded here is the state of all the rows that there are."""
         reader = self.snapshot.log.reader
         return (
-            reader.pins and not self._bounded() and self.snapshot.start == reader.manifest().start
+            reader.pins
+            and not self._bounded()
+            and self.at >= self._compacted
+            and self.snapshot.start == reader.manifest().start
         )
 
     def _widen(self) -> None:

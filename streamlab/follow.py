@@ -42,6 +42,7 @@ class Follower(Iterator[pa.RecordBatch], AsyncIterator[pa.RecordBatch]):
         self._over = False  # whether nothing can follow what was looked at
         snapshot = scan.fix(pin=False)
         self.position = first_offset(scan, start, snapshot.start, snapshot.stop)
+        replace(snapshot, start=self.position).check_whole()
 
     def __repr__(self) -> str:
         return f"<Follower of {self._scan.info().name!r} at offset {self.position}>"

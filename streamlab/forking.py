@@ -46,6 +46,11 @@ def fork(
 
 
 def cut_of(snapshot: Snapshot) -> Cut:
-    """Return the rows of a snapshot, which keeps them pinned, as files."""
+    """Return the rows of a snapshot, which keeps them pinned, as files.
+
+    Raises:
+        OffsetOutOfRange: it ends in the compacted part of its stream.
+    """
+    snapshot.check_exact()
     log, moment = snapshot.log, snapshot.moment
     return Cut(log, moment, snapshot.start, snapshot.stop, snapshot.info.time)

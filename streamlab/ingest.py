@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamlab.catalog import StreamInfo
 from streamlab.clock import FOREVER, NEVER
@@ -168,9 +169,26 @@ def _rows(log: Log, info: StreamInfo, batch: pa.RecordBatch) -> Rows:
     events = None
     if info.time is not None:
         events = _check_times(log, info, batch.column(info.time))
+    if info.cleanup == "compact":
+        _check_keys(info, batch)
     if info.partitions == 1 and not info.has_deletions:
         return Rows(batch, info.schema_id, events)
     return Rows(lambda base: _placed(info, batch, base), info.schema_id, events)
+
+
+def _check_keys(info: StreamInfo, batch: pa.RecordBatch) -> None:
+    """Refuse a null key: compaction would keep one row of all that have none."""
+    if not all(batch.column(name).null_count for name in info.key):
+        return
+    null = functools.reduce(pc.and_, [batch.column(name).is_null() for name in info.key])
+    row = null.index(pa.scalar(value=True)).as_py()
+    if row >= 0:
+        name = ", ".join(info.key)
+        raise SchemaMismatch(
+            f'key "{name}" is null in row {row}, and stream "{info.name}" is compacted by it',
+            hint='drop such rows, or create the stream with cleanup="delete"',
+            column=info.key[0], got="null", want="a key", row=row,
+        )  # fmt: skip
 
 
 def _check_times(log: Log, info: StreamInfo, column: pa.Array) -> tuple[int, int]:
@@ -255,6 +273,8 @@ def append_deletion(
                 arrays.append(pa.nulls(1, field.type))
         fields = [f for f in info.schemas[-1] if f.name not in SYSTEM_FIELDS]
         batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        if info.cleanup == "compact":
+            _check_keys(info, batch)
         events = None
         if info.time is not None:
             time = int(event_times(batch.column(info.time), info.time)[0])

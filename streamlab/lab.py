@@ -13,7 +13,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,14 @@ import pyarrow as pa
 from streamlab import views
 from streamlab.catalog import Catalog, StreamInfo, require_columns, stored_schema
 from streamlab.clock import Clock, Pacer, Stopwatch, WallClock
-from streamlab.duration import Duration, Instant, format_instant, parse_delay, parse_instant
+from streamlab.duration import (
+    Duration,
+    Instant,
+    format_instant,
+    parse_delay,
+    parse_duration,
+    parse_instant,
+)
 from streamlab.errors import (
     InvalidTime,
     LabClosed,
@@ -35,7 +42,7 @@ from streamlab.errors import (
 )
 from streamlab.groups import Groups
 from streamlab.jobs import Jobs
-from streamlab.log import Log, Policy
+from streamlab.log import CompactionRules, Log, Policy
 from streamlab.query import Query, from_sql
 from streamlab.scan import Scan
 from streamlab.schema import check_time_column, normalise, to_table
@@ -618,8 +625,21 @@ def _open_log(lab: Lab, info: StreamInfo, sync: str | int) -> Log:
         catalog.folder / name, info.id, policy, lab._clock,  # noqa: SLF001
         lambda schema_id: catalog.info(name).stored(schema_id),
         retention=(info.retention.age, info.retention.size),
+        compaction=_compaction(info, policy, lambda i: catalog.info(name).stored(i)),
         verify=lab._verify, pins=_pins(lab),  # noqa: SLF001
     )  # fmt: skip
+
+
+def _compaction(
+    info: StreamInfo, policy: Policy, schema_of: Callable[[int], pa.Schema]
+) -> CompactionRules | None:
+    """Return how a stream is compacted; None: it keeps its history."""
+    if info.cleanup != "compact":
+        return None
+    lag, retention = (parse_duration(info.settings[n]) for n in ("compact_lag", "delete_retention"))
+    return CompactionRules(
+        info.key, info.time, lag, retention, policy.segment_bytes, policy.compression, schema_of
+    )
 
 
 def _is_last(lab: Lab, log: Log) -> bool:

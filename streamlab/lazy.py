@@ -154,6 +154,8 @@ def _parts(
     segments = snapshot.segments(condition)
     active = snapshot.moment.manifest.active
     for run in _neighbours(segments):
+        if not any(segment.rows for segment in run) and run[0].sparse:
+            continue
         sealed = run[0].state == SEALED and run[0] is not active
         constant = not set(names) & {"_offset", *snapshot.info.stored(run[0].schema).names}
         if not sealed or constant or not _all_there(snapshot, run):
@@ -170,6 +172,7 @@ def _neighbours(segments: list[Segment]) -> Iterator[list[Segment]]:
             run[-1].stop == segment.base
             and run[-1].schema == segment.schema
             and run[-1].state == segment.state
+            and run[-1].sparse == segment.sparse
         ):
             yield run
             run = []
@@ -209,16 +212,19 @@ def _from_files(snapshot: Snapshot, run: list[Segment], names: list[str]) -> pl.
     schema = polars_schema(snapshot.schema)
     paths = [snapshot.log.folder / segment.file for segment in run if segment.rows]
     first, last = run[0].base, run[-1].stop
-    with_offset = "_offset" in names or "_append_time" in names
-    frame = pl.scan_ipc(
-        paths,
-        row_index_name="_offset" if with_offset else None,
-        row_index_offset=first,
-        glob=False,
-    )
-    if snapshot.start > first or snapshot.stop < last:
-        start = max(snapshot.start, first)
-        frame = frame.slice(start - first, min(snapshot.stop, last) - start)
+    cut = snapshot.start > first or snapshot.stop < last
+    if run[0].sparse:  # the offsets stand in the files
+        frame = pl.scan_ipc(paths, glob=False)
+        if cut:
+            offset = pl.col("_offset")
+            frame = frame.filter((offset >= snapshot.start) & (offset < snapshot.stop))
+    else:
+        with_offset = "_offset" in names or "_append_time" in names
+        name = "_offset" if with_offset else None
+        frame = pl.scan_ipc(paths, row_index_name=name, row_index_offset=first, glob=False)
+        if cut:
+            start = max(snapshot.start, first)
+            frame = frame.slice(start - first, min(snapshot.stop, last) - start)
     stored = snapshot.info.stored(run[0].schema).names
     columns = []
     for name in names:

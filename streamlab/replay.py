@@ -86,6 +86,8 @@ class Replay:
         self._tables = [Timetable(scan, clock) for scan in self._scans]
         self._start, self._stop = self._bounds(start, stop)
         places = tuple(table.at(self._start) for table in self._tables)
+        for scan, place in zip(self._scans, places, strict=True):
+            replace(scan.fix(pin=False), start=place.end).check_whole()
         self._begin = places
         self._course = Course(self._tables, places)
         if self._course.next_due() is None:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from streamlab.catalog import StreamInfo
 from streamlab.clock import FOREVER, NEVER
-from streamlab.errors import StreamNotFound
+from streamlab.errors import OffsetOutOfRange, QueryError, StreamNotFound
 from streamlab.log import Log, Moment
 from streamlab.log.manifest import Segment
 from streamlab.log.segment import Chunk
@@ -52,6 +52,7 @@ class Scan:
     pin: Any = None  # keeps the rows of a fixed moment from being removed
     asked: int = 0  # the offset that somebody asked it to begin at
     origin: Origin | None = None  # of a stream that is replayed
+    compacted: bool = False  # what compaction left of older rows is what is wanted
 
     def fix(self, *, pin: bool = True) -> Snapshot:
         """Take the moment that is now, or the one this scan is fixed to; pinned if so asked."""
@@ -61,7 +62,7 @@ class Scan:
             stop = moment.end if self.stop is None else min(self.stop, moment.end)
             start = min(max(self.start, moment.start), stop)
             held = self.pin or (reader.pin(start, stop) if pin else None)
-            if self.fixed or held is None or start == stop or reader.holds(start):
+            if self.fixed or held is None or start == stop or reader.holds(moment, start, stop):
                 break
         info = self.info()
         if info.id != self.log.stream:
@@ -69,7 +70,9 @@ class Scan:
                 f'stream "{info.name}" was dropped, and another one made under its name',
                 hint=f'lab["{info.name}"] is the new one',
             )
-        return Snapshot(self.log, info, moment, start, stop, self.since, self.until, held)
+        return Snapshot(
+            self.log, info, moment, start, stop, self.since, self.until, held, self.compacted
+        )
 
     def freeze(self) -> Scan:
         """Return this scan, fixed to the moment that is now, in rows and in columns."""
@@ -123,6 +126,7 @@ class Snapshot:
     since: int | None
     until: int | None
     pin: Any
+    compacted: bool = False  # whether gaps in the offsets are fine
 
     @functools.cached_property
     def schema(self) -> pa.Schema:
@@ -161,12 +165,79 @@ class Snapshot:
         """Return how many rows there are; without bounds on event time nothing is read for it."""
         condition = self.event_filter
         if condition is None:
-            return self.stop - self.start
+            return sum(self._rows_of(s) for s in self.moment.segments(self.start, self.stop))
         columns = [self.info.time or "_append_time"]
-        return sum(b.num_rows for b in self.batches(columns, condition))
+        anyway = replace(self, compacted=True)
+        return sum(b.num_rows for b in anyway.batches(columns, condition))
+
+    def _rows_of(self, segment: Segment) -> int:
+        """Return how many rows of a segment lie in the range; a file is opened if it is cut."""
+        start, stop = self._cut(segment)
+        if not segment.sparse:
+            return stop - start
+        if (start, stop) == (segment.base, segment.stop):
+            return segment.rows
+        return sum(c.batch.num_rows for c in self.log.reader.chunks(self.moment, start, stop))
+
+    def _cut(self, segment: Segment) -> tuple[int, int]:
+        """Return which offsets of a segment lie in the range."""
+        last = segment is self.moment.manifest.active
+        stop = self.stop if last else min(segment.stop, self.stop)
+        return max(segment.base, self.start), stop
+
+    def end(self, rows: int, *, last: bool) -> Snapshot:
+        """Return the part that has the first or the last so many rows, and perhaps some more."""
+        span = rows
+        while True:
+            if last:
+                part = replace(self, start=max(self.start, self.stop - span))
+            else:
+                part = replace(self, stop=min(self.stop, self.start + span))
+            if (part.start, part.stop) == (self.start, self.stop) or part.count() >= rows:
+                return part
+            span *= 2
+
+    def check_whole(self) -> None:
+        """See that no row of the range was compacted away, unless that is fine.
+
+        Raises:
+            QueryError: the range begins in the compacted part.
+        """
+        upto = self.moment.compacted
+        if self.start < min(upto, self.stop) and not self.compacted:
+            name = self.info.name
+            raise QueryError(
+                f'stream "{name}" is compacted up to offset {upto}: below it only the last row of '
+                f"each key is there, and rows from offset {self.start} on are asked for",
+                hint=f".table() is the latest row of each key; .offsets({upto}) the rows since; "
+                '.view(compacted="ok") takes what is left',
+            )
+
+    def check_exact(self) -> None:
+        """See that the latest row of each key, as of the end of the range, is there.
+
+        Raises:
+            OffsetOutOfRange: the range ends in the compacted part.
+            QueryError: bounds on event time reach into it, and gaps are not fine.
+        """
+        upto = self.moment.compacted
+        if self.event_filter is not None:
+            self.check_whole()  # of a key the last row may be outside, and others are gone
+        if self.start < self.stop < upto:
+            raise OffsetOutOfRange(
+                f'stream "{self.info.name}" is compacted up to {upto}; as of offset {self.stop} it '
+                "is not known any more which row of a key was the last",
+                asked=self.stop,
+                available=range(upto, self.moment.end + 1),
+            )
 
     def segments(self, condition: pc.Expression | None = None) -> list[Segment]:
-        """Return the segments that may hold rows for which the condition is true."""
+        """Return the segments that may hold rows for which the condition is true.
+
+        Raises:
+            QueryError: the range begins in the compacted part, and gaps are not fine.
+        """
+        self.check_whole()
         found = self.moment.segments(self.start, self.stop)
         own = self.event_filter
         if own is not None:
@@ -181,9 +252,7 @@ class Snapshot:
     def chunks(self, segments: Sequence[Segment]) -> Iterator[Chunk]:
         """Yield the rows of these segments that lie in the range, as they lie in the files."""
         for segment in segments:
-            last = segment is self.moment.manifest.active
-            stop = self.stop if last else min(segment.stop, self.stop)
-            yield from self.log.reader.chunks(self.moment, max(segment.base, self.start), stop)
+            yield from self.log.reader.chunks(self.moment, *self._cut(segment))
 
     def raw(
         self, columns: Sequence[str] | None = None, condition: pc.Expression | None = None
@@ -196,21 +265,19 @@ class Snapshot:
             return
         for chunk in self.chunks(self.segments(condition)):
             for at in range(0, chunk.batch.num_rows, PIECE_ROWS):
-                piece = chunk._replace(
-                    base=chunk.base + at, batch=chunk.batch.slice(at, PIECE_ROWS)
-                )
-                yield with_system(piece, schema)
+                yield with_system(chunk.part(at, PIECE_ROWS), schema)
 
     def follows_from_offsets(self, names: Sequence[str]) -> bool:
         """Whether these columns are known from the range of offsets alone."""
+        if self.start < self.moment.compacted:
+            return False
         return set(names) <= {"_offset", "_partition"} - set(self.info.schemas[-1].names)
 
     def ranges(self, condition: pc.Expression | None = None) -> Iterator[tuple[int, int]]:
         """Yield the offsets that pruning leaves, in pieces of bounded size."""
         for segment in self.segments(condition):
-            last = segment is self.moment.manifest.active
-            stop = self.stop if last else min(segment.stop, self.stop)
-            for at in range(max(segment.base, self.start), stop, PIECE_ROWS):
+            start, stop = self._cut(segment)
+            for at in range(start, stop, PIECE_ROWS):
                 yield at, min(at + PIECE_ROWS, stop)
 
     def _without_files(
@@ -238,6 +305,7 @@ class Snapshot:
 
     def reader(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Return the rows as a stream of Arrow batches."""
+        self.check_whole()
         names = self.schema.names if columns is None else list(columns)
         schema = pa.schema([self.schema.field(name) for name in names])
         return pa.RecordBatchReader.from_batches(schema, self.batches(columns))
@@ -280,7 +348,7 @@ class Snapshot:
 
 def with_system(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
     """Return a chunk's rows with the columns of ``schema``, the computed ones included."""
-    batch, base = chunk.batch, chunk.base
+    batch = chunk.batch
     rows = batch.num_rows
     stored = [f for f in schema if f.name in batch.schema.names or f.name not in SYSTEM_FIELDS]
     adapted = adapt(batch, pa.schema(stored)) if stored else None
@@ -291,9 +359,9 @@ def with_system(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
             # Polars cannot read a slice of a list of fixed size: such a column is copied.
             arrays.append(column.take(_places(rows)) if has_fixed_list(field.type) else column)
         elif field.name == "_offset":
-            arrays.append(pa.array(np.arange(base, base + rows, dtype=np.int64)))
+            arrays.append(pa.array(chunk.offsets))
         elif field.name == "_append_time":
-            times = append_times(chunk)
+            times = chunk.append_times
             arrays.append(pa.Array.from_buffers(field.type, rows, [None, pa.py_buffer(times)]))
         elif field.name == "_partition":
             arrays.append(pa.array(np.zeros(rows, dtype=np.int32)))
@@ -319,13 +387,6 @@ def has_fixed_list(kind: pa.DataType) -> bool:
     if pa.types.is_fixed_size_list(kind):
         return True
     return any(has_fixed_list(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def append_times(chunk: Chunk) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the append time of each row of a chunk."""
-    runs = chunk.runs
-    bounds = np.append(runs["base"], chunk.base + chunk.batch.num_rows)
-    return np.repeat(runs["append_time"], np.diff(bounds)).astype(np.int64)
 
 
 def offset_of(value: Any) -> int | None:

@@ -8,7 +8,6 @@ never changes, and takes no rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import pyarrow as pa
@@ -25,8 +24,16 @@ from streamlab.duration import (
     parse_duration,
     parse_instant,
 )
-from streamlab.errors import InvalidTime, OffsetOutOfRange, ReadOnly, SchemaMismatch, StreamNotFound
+from streamlab.errors import (
+    InvalidTime,
+    OffsetOutOfRange,
+    QueryError,
+    ReadOnly,
+    SchemaMismatch,
+    StreamNotFound,
+)
 from streamlab.follow import Follower
+from streamlab.log import Compaction
 from streamlab.plan import Source
 from streamlab.query import Querying, source_of
 from streamlab.scan import Scan, Snapshot, offset_of
@@ -58,6 +65,7 @@ class Stats(NamedTuple):
     stream_time: int | None
     append_time: int | None
     partitions: int
+    compacted_upto: int = 0  # below it only the last row of each key is there
 
 
 class Stream(Querying):
@@ -172,7 +180,7 @@ class Stream(Querying):
             snapshot.count(), size, len(segments), snapshot.start, snapshot.stop,
             min(moment.durable, snapshot.stop),
             None if stream_time in (NEVER, FOREVER) else stream_time,
-            append_time or None, snapshot.info.partitions,
+            append_time or None, snapshot.info.partitions, min(moment.compacted, snapshot.stop),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -186,6 +194,8 @@ class Stream(Querying):
         spread = f", {info.partitions} partitions" if info.partitions > 1 else ""
         until = format_instant(stats.stream_time)
         lines.append(f"  time {info.time or 'of append'}{keyed}{spread}, stream time {until}")
+        if stats.compacted_upto > stats.earliest_offset:
+            lines.append(f"  compacted up to offset {stats.compacted_upto:,}")
         width = max(len(field.name) for field in info.schema)
         lines += [f"  {f.name:<{width}}  {describe_type(f.type)}" for f in info.schema]
         return "\n".join(lines)
@@ -400,10 +410,9 @@ class Stream(Querying):
         if snapshot.event_filter is not None:
             lazy = self.scan()
             return (lazy.tail(n) if last else lazy.head(n)).collect()
-        start, stop = snapshot.start, snapshot.stop
-        start, stop = (max(start, stop - n), stop) if last else (start, min(stop, start + n))
-        part = replace(snapshot, start=start, stop=stop)
-        return cast("pl.DataFrame", pl.from_arrow(part.reader().read_all()))
+        part = snapshot.end(n, last=last)
+        frame = cast("pl.DataFrame", pl.from_arrow(part.reader().read_all()))
+        return frame.tail(n) if last else frame.head(n)
 
     def follow(
         self, start: Any = "end", *, timeout: float | None = None, rows: int | None = None
@@ -542,10 +551,20 @@ class Stream(Querying):
 
         return fork(self._jobs._lab, self._scan, name, at, timeout)  # noqa: SLF001
 
+    def view(self, *, compacted: Literal["refuse", "ok"] = "refuse") -> Stream:
+        """Return the stream to be read only, moving on with its end.
+
+        With ``compacted="ok"`` its rows, and those of views and queries of it, are what compaction
+        has left: of the rows below `Stats.compacted_upto` the last one of each key. Otherwise
+        reading such rows is a `QueryError`, because windows over them would be wrong.
+        """
+        return self._view(views.reading(self._scan, compacted))
+
     def find(self, time: Instant, clock: Literal["event", "append"] = "event") -> int:
         """Return the first offset whose stream time (or append time) is at or after an instant.
 
-        The end offset if there is none yet.
+        The end offset if there is none yet. Where that row was compacted away, an offset from which
+        on the rows are those from there on.
 
         Raises:
             InvalidTime: it is no instant.
@@ -579,6 +598,26 @@ class Stream(Querying):
                 )
             return log.trim(offset)
         return log.trim(self.find(cast("Instant", before), clock))
+
+    def compact(self) -> Compaction:
+        """Keep of the rows there are now only the last one of each key.
+
+        Offsets, order and times stay as they are. Deletions go once they are older than the setting
+        ``delete_retention``. Left alone is what is younger than ``compact_lag``, what a view has
+        pinned, and what a job has yet to read: `Compaction.stopped_by` says so. A stream with
+        ``cleanup="compact"`` does this by itself in the background, when half of it is new.
+
+        Raises:
+            QueryError: the stream keeps its history.
+            CorruptSegment: a file is not what was written; nothing is changed then.
+        """
+        self._writable()
+        if self.cleanup != "compact":
+            raise QueryError(
+                f'stream "{self.name}" keeps its history and is not compacted',
+                hint='create it with key= and cleanup="compact"; trim() removes old rows',
+            )
+        return self._scan.log.compact()
 
     def seal(self) -> int:
         """Turn everything there is into Arrow IPC files now; return how many were made.

@@ -8,6 +8,7 @@ bound in offsets or append time it is a table as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -66,8 +67,8 @@ class Table:
 
     @property
     def _folded(self) -> Scan:
-        """What states are folded from: the one place that says which rows a table may rest on."""
-        return self._scan
+        """What states are folded from: also what compaction has left, which has every latest row."""
+        return replace(self._scan, compacted=True)
 
     @property
     def _table_scan(self) -> Scan:
@@ -81,7 +82,7 @@ class Table:
                 f'stream "{self.name}" holds changes, whose table is not joined as it was',
                 hint="join a frame of it: table.to_polars()",
             )
-        return self._folded
+        return self._scan
 
     # -- what it is --------------------------------------------------------------------------
 

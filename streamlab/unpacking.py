@@ -202,7 +202,8 @@ class Source:
             segments.append(segment._replace(synced=True))
         require(len(digests) == len(segments), "a file is there twice")
         end = Mark(0, content["end"], content["stream_time"], content["append_time"])
-        history = checked_history(History(tuple(segments), content["start"], end))
+        begun = History(tuple(segments), content["start"], end, content["compacted"])
+        history = checked_history(begun)
         return Packed(info, history, digests)
 
 
@@ -285,6 +286,8 @@ def checked_segment(segment: Segment, info: StreamInfo) -> Segment:
     require(0 <= segment.base <= segment.stop < 1 << 62, f"the offsets of {segment.file}")
     require(1 <= segment.schema <= len(info.schemas), f"the schema of {segment.file}")
     require(segment.append_max < LAST_TIME, f"the append times of {segment.file}")
+    kept = segment.kept
+    require(kept is None or whole(kept, 0, segment.stop - segment.base), f"rows of {segment.file}")
     counts = segment.partitions
     if info.partitions > 1:
         fits = counts is not None and len(counts) == info.partitions and all(map(whole, counts))
@@ -300,8 +303,10 @@ def checked_history(history: History) -> History:
     Raises:
         ValueError: they do not.
     """
-    segments, start, (_, end, stream_time, append_time) = history
+    segments, start, (_, end, stream_time, append_time), compacted = history
     require(whole(start, 0, end if whole(end) else 0), "where it begins")
+    require(whole(compacted, 0, end), "how far it is compacted")
+    require(all(s.stop <= compacted for s in segments if s.sparse), "its compacted files")
     require(whole(stream_time) and whole(append_time, 0, LAST_TIME), "its times")
     require(len({segment.number for segment in segments}) == len(segments), "a number")
     for before, after in itertools.pairwise(segments):

@@ -43,8 +43,8 @@ from streamlab.log.groups import GroupFiles
 from streamlab.log.head import HEAD_SIZE, HeadFile, boot_id
 from streamlab.log.manifest import ACTIVE, FILE_NAME, SEALED, Manifest, Segment, read_manifest
 from streamlab.log.recovery import Survey, _footer_fits, survey
-from streamlab.log.segment import SegmentFile
-from streamlab.schema import event_times
+from streamlab.log.segment import SegmentFile, offsets_of
+from streamlab.schema import SYSTEM_FIELDS, event_times
 from streamlab.settings import format_size
 
 if TYPE_CHECKING:
@@ -399,7 +399,16 @@ class FrameFile:
 
     @property
     def row_frames(self) -> list[Frame]:
-        return [frame for frame in self.frames if frame.kind == Kind.ROWS]
+        return [frame for frame in self.frames if frame.kind in (Kind.ROWS, Kind.SPARSE)]
+
+    @property
+    def kept(self) -> int | None:
+        """How many rows compaction left; None: they are all there."""
+        sparse = [frame for frame in self.frames if frame.kind == Kind.SPARSE]
+        schema = self.schema
+        if not sparse or schema is None:
+            return None
+        return sum(int(self.batch(frame, schema).num_rows) for frame in sparse)
 
     @property
     def runs(self) -> npt.NDArray[np.void]:
@@ -428,7 +437,13 @@ class FrameFile:
             batch.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise CorruptSegment(self.path, frame.message_at, str(error)) from error
-        if batch.num_rows != frame.rows:
+        if frame.kind == Kind.SPARSE:
+            offsets = offsets_of(batch)
+            inside = (offsets >= frame.base) & (offsets < frame.base + frame.rows)
+            if not inside.all() or (np.diff(offsets) <= 0).any():
+                reason = f"offsets are not in order from {frame.base} to {frame.base + frame.rows}"
+                raise CorruptSegment(self.path, frame.position, reason)
+        elif batch.num_rows != frame.rows:
             reason = f"the header says {frame.rows} rows, and there are {batch.num_rows}"
             raise CorruptSegment(self.path, frame.position, reason)
         return batch
@@ -445,6 +460,8 @@ def _check_segments(
     for one, two in zip(manifest.segments, manifest.segments[1:], strict=False):
         if (one.stop, one.after) != (two.base, two.before):
             checks.problem(path, 0, f"{two.file} does not go on where {one.file} ends")
+    if any(s.sparse and s.stop > manifest.compacted for s in manifest.segments):
+        checks.problem(path, 0, f"a file is compacted beyond offset {manifest.compacted}")
     if not manifest.segments[0].base <= manifest.start:
         checks.problem(path, 0, f"the first segment begins after offset {manifest.start}")
 
@@ -509,6 +526,8 @@ def _check_frames(
     schema = file.schema
     if info is not None and file.frames:
         known = info.stored(file.frames[0].schema)
+        if any(frame.kind == Kind.SPARSE for frame in file.frames):
+            known = pa.schema([SYSTEM_FIELDS["_offset"], *known])
         if schema is not None and not schema.equals(known):
             checks.problem(path, FRAMES_AT, "the schema is not the stream's")
         schema = known
@@ -522,12 +541,15 @@ def _check_frames(
             checks.problem(
                 path, frame.position, f"offset {frame.base} does not follow the frame before"
             )
-        if frame.kind == Kind.ROWS and schema is not None:
+        if frame.kind in (Kind.ROWS, Kind.SPARSE) and schema is not None:
             with checks.noting(path):
                 batch = file.batch(frame, schema)
                 _check_times(path, frame, batch, info)
                 _add_counts(batch, seen)
-                checks.rows += max(0, frame.base + frame.rows - max(start, frame.base))
+                if frame.kind == Kind.SPARSE:
+                    checks.rows += int((offsets_of(batch) >= start).sum())
+                else:
+                    checks.rows += max(0, frame.base + frame.rows - max(start, frame.base))
         before = frame
     if counts is not None and file.closed and not file.holes and tuple(seen) != tuple(counts):
         checks.problem(
@@ -566,6 +588,7 @@ def _check_bounds(checks: Checks, file: FrameFile, segment: Segment) -> None:
         "append_max": last.append_time,
         "event_min": min((f.event_min for f in rows), default=FOREVER),
         "event_max": max((f.event_max for f in rows), default=NEVER),
+        "kept": file.kept,
     }
     for name, value in found.items():
         if getattr(segment, name) != value:

@@ -15,9 +15,19 @@ import pyarrow as pa
 
 from streamlab.duration import Instant, format_instant, parse_instant
 from streamlab.errors import HistoryChanged, InvalidTime, OffsetOutOfRange, StreamlabError
-from streamlab.scan import Scan, offset_of
+from streamlab.scan import Scan, Snapshot, offset_of
 
-__all__ = ["View", "as_of", "between", "find", "frozen", "offsets", "reopened", "unbroken"]
+__all__ = [
+    "View",
+    "as_of",
+    "between",
+    "find",
+    "frozen",
+    "offsets",
+    "reading",
+    "reopened",
+    "unbroken",
+]
 
 View = tuple[Scan, str]
 """A bounded scan, and why nothing can be appended to it."""
@@ -134,6 +144,14 @@ def unbroken(scan: Scan, doing: str) -> Scan:
     return replace(scan.narrowed(first, last + 1), since=None, until=None)
 
 
+def reading(scan: Scan, compacted: str) -> View:
+    """Return the same rows, and whether what compaction left of them is what is wanted."""
+    if compacted not in ("refuse", "ok"):
+        raise ValueError(f'compacted is "refuse" or "ok"; got {compacted!r}')
+    ok = compacted == "ok"
+    return replace(scan, compacted=ok), "it is a view" + (" of what compaction left" if ok else "")
+
+
 def find(scan: Scan, time: Instant, clock: Literal["event", "append"]) -> int:
     """Return the first offset whose stream time (or append time) is at or after an instant.
 
@@ -157,7 +175,8 @@ def frozen(scan: Scan) -> dict[str, Any]:
         "start": snapshot.start,
         "end": snapshot.stop,
         "schema": snapshot.info.schema_id,
-        "append_time": _append_time_below(scan, snapshot.stop),
+        "rows": snapshot.count(),
+        "append_time": _append_time_below(snapshot),
     }
 
 
@@ -176,6 +195,7 @@ def reopened(scan: Scan, name: str, value: Any) -> View:
     if scan.info().id != value["id"]:
         raise HistoryChanged(f'stream "{name}" was dropped and made anew since it was frozen')
     scan = scan.freeze()
+    snapshot = scan.fix()
     available = range(scan.start, scan.stop or 0)
     if start < scan.start and start < end:
         raise OffsetOutOfRange(
@@ -183,15 +203,22 @@ def reopened(scan: Scan, name: str, value: Any) -> View:
             f"what is left begins at {scan.start}",
             asked=range(start, end), available=available,
         )  # fmt: skip
-    if end > available.stop or _append_time_below(scan, end) != value["append_time"]:
+    part = replace(snapshot, start=start, stop=min(end, snapshot.stop))
+    if (left := part.count()) < int(value.get("rows", end - start)) and end <= available.stop:
+        raise OffsetOutOfRange(
+            f'of the {value.get("rows", end - start)} rows of the frozen stream "{name}" compaction '
+            f"has left {left}; it is compacted up to {snapshot.moment.compacted}",
+            asked=range(start, end), available=range(snapshot.moment.compacted, available.stop),
+        )  # fmt: skip
+    if end > available.stop or _append_time_below(part) != value["append_time"]:
         raise HistoryChanged(
             f'stream "{name}" does not hold the rows that were frozen: they were lost, and others '
             f"came in their place; it ends at {available.stop}"
         )
-    part = scan.narrowed(max(start, scan.start), end)
     info = scan.info()
     then = replace(info, schemas=info.schemas[:schema_id])  # later rows may have other columns
-    return replace(part, info=lambda: then), "it is a frozen view"
+    scan = scan.narrowed(max(start, scan.start), end)
+    return replace(scan, info=lambda: then), "it is a frozen view"
 
 
 def _place(value: Any) -> tuple[int, int, int] | None:
@@ -205,9 +232,8 @@ def _place(value: Any) -> tuple[int, int, int] | None:
     return start, end, schema_id
 
 
-def _append_time_below(scan: Scan, end: int) -> int | None:
-    """Return the append time of the last row below an offset, which tells histories apart."""
-    snapshot = replace(scan, start=max(end - 1, 0), stop=end).fix(pin=False)
-    for batch in snapshot.batches(["_append_time"]):
-        return int(batch.column(0).cast(pa.int64())[-1].as_py())
-    return None
+def _append_time_below(snapshot: Snapshot) -> int | None:
+    """Return the append time of the last row there is, which tells histories apart."""
+    part = replace(snapshot, since=None, until=None, compacted=True).end(1, last=True)
+    times = part.reader(["_append_time"]).read_all().column(0).cast(pa.int64())
+    return int(times[-1].as_py()) if len(times) else None

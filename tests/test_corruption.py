@@ -273,7 +273,7 @@ def test_what_a_newer_version_wrote_is_refused_by_name(tmp_path, monkeypatch):
         content = json.loads(b"\n".join((made.path / name).read_bytes().splitlines()[:-1]))
         changes.append((made.path / name, dump_json(content | {"format": 2})))
     lines = (made.folder / "manifest").read_bytes().splitlines()[:-1]
-    lines[0] = json.dumps(json.loads(lines[0]) | {"format": 2}).encode()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"format": 3}).encode()
     text = b"\n".join(lines) + b"\n"
     changes.append((made.folder / "manifest", text + b"checksum %016x\n" % checksum(text)))
     for path, content in changes:

@@ -65,6 +65,7 @@ INSIDE_LOG = [
     ["fork"],
     ["log"],
     ["writer", "reader", "maintain"],
+    ["compact"],
     ["repair"],
     ["recovery", "bulk"],
     ["segment", "manifest", "head", "pins", "groups", "snapshots"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from streamlab import plan as p
@@ -51,6 +52,8 @@ def begin_at(plan: p.Node, start: Any) -> tuple[list[int], list[int], list[int]]
             continue
         since = max(now - span - 1, NEVER) if now > NEVER + span else NEVER
         reading.append(min(snapshot.find(since), at))
+    for source, at in zip(sources, reading, strict=True):
+        replace(source.scan.fix(pin=False), start=at).check_whole()
     return wanted, times, reading
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from streamlab.engines.batch import APPENDED, BEFORE, ORDER, TIME, Batch, Since
 from streamlab.errors import OffsetOutOfRange
 from streamlab.follow import same_generation
 from streamlab.log.segment import Chunk
-from streamlab.scan import Scan, Snapshot, append_times, with_system
+from streamlab.scan import Scan, Snapshot, with_system
 from streamlab.schema import event_times
 
 if TYPE_CHECKING:
@@ -35,13 +35,21 @@ AHEAD_ROWS = 1 << 17
 """From so many rows a batch on, the next one is read while this one is worked on."""
 
 
+class Found(NamedTuple):
+    """Rows that were gathered, how many of the log they are, and the offset after them."""
+
+    batch: Batch
+    rows: int
+    stop: int
+
+
 class _Ahead(threading.Thread):
     """Something that is computed meanwhile."""
 
-    def __init__(self, compute: Callable[[], tuple[Batch, int] | None]) -> None:
+    def __init__(self, compute: Callable[[], Found | None]) -> None:
         super().__init__(name="streamlab read-ahead", daemon=True)
         self._compute = compute
-        self._found: tuple[Batch, int] | None = None
+        self._found: Found | None = None
         self._error: BaseException | None = None
         self.start()
 
@@ -51,7 +59,7 @@ class _Ahead(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._error = error
 
-    def result(self) -> tuple[Batch, int] | None:
+    def result(self) -> Found | None:
         """Return it, or raise what went wrong."""
         self.join()
         if self._error is not None:
@@ -78,6 +86,7 @@ class SourceReader:
         self.time_column = snapshot.info.time
         self._chunks: Iterator[Chunk] = iter(())
         self._rest: Chunk | None = None
+        self._reach = 0  # the offset up to which there are chunks
         self._ahead: _Ahead | None = None
         self.stream_time = NEVER
         self._look(snapshot)
@@ -88,6 +97,7 @@ class SourceReader:
                 f"{snapshot.stop}",
                 asked=self.position, available=range(snapshot.start, snapshot.stop),
             )  # fmt: skip
+        replace(snapshot, start=self.position).check_whole()
         self.stream_time = self._before(moment)
         self.started = self.stream_time
         self.told = NEVER  # the stream time that was given out last
@@ -107,6 +117,7 @@ class SourceReader:
         self._read_schema = pa.schema([snapshot.schema.field(name) for name in read])
         self._chunks = iter(())
         self._rest = None
+        self._reach = self.position
 
     def refresh(
         self, stop: int | None = None, stream_time: int | None = None, *, pin: bool = True
@@ -139,8 +150,10 @@ class SourceReader:
             snapshot = replace(snapshot, moment=moment)
             self.stream_time = self.started = self._before(moment)
         self._look(snapshot)
-        part = replace(snapshot, start=self.position, since=None, until=None)
-        self._chunks = part.chunks(part.segments()) if self.position < snapshot.stop else iter(())
+        if self.position < snapshot.stop:
+            part = replace(snapshot, start=self.position, since=None, until=None)
+            self._chunks = part.chunks(part.segments())
+            self._reach = snapshot.stop
 
     def check(self) -> None:
         """See that the replay that is read was not set back since this reader began.
@@ -162,7 +175,7 @@ class SourceReader:
 
     def empty(self) -> pl.DataFrame:
         """Return no rows, with all columns."""
-        return self._frame([], [], np.empty(0, np.int64), np.empty(0, np.int64))
+        return self._frame([], np.empty(0, np.int64), np.empty(0, np.int64))
 
     def read(self, rows: int) -> Batch | None:
         """Return the next rows, at most so many; or stream time alone that moved on; or None.
@@ -173,9 +186,9 @@ class SourceReader:
         ahead, self._ahead = self._ahead, None
         found = ahead.result() if ahead else self._gather(self.position, self.stream_time, rows)
         if found is None:
+            self.position = max(self.position, self._reach)
             return self._idle()
-        batch, count = found
-        self.position += count
+        batch, count, self.position = found
         self.rows_read += count
         self.stream_time = self.told = batch.stream_time
         if count >= AHEAD_ROWS and self.position < self.snapshot.stop:
@@ -200,8 +213,8 @@ class SourceReader:
         place[self.index] = offset
         return tuple(place)
 
-    def _gather(self, start: int, now: int, rows: int) -> tuple[Batch, int] | None:
-        """Return the next rows as a batch, and how many of the log they are; None for none."""
+    def _gather(self, start: int, now: int, rows: int) -> Found | None:
+        """Return the next rows as a batch; None for none."""
         parts, count = [], 0
         while count < rows and (chunk := self._next(rows - count)) is not None:
             parts.append(chunk)
@@ -209,50 +222,41 @@ class SourceReader:
         if not parts:
             return None
         times, before = self._times(parts, now)
-        stream_time = self._at(start + count, max(int(before[-1]), int(times[-1])))
+        stop = parts[-1].stop
+        stream_time = self._at(stop, max(int(before[-1]), int(times[-1])))
         disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
-        frame = self._frame(parts, [start, start + count], times, before)
+        frame = self._frame(parts, times, before)
         if self.snapshot.since is not None or self.snapshot.until is not None:
             low = NEVER if self.snapshot.since is None else self.snapshot.since
             high = FOREVER if self.snapshot.until is None else self.snapshot.until
             import polars as pl
 
             frame = frame.filter((pl.col(TIME) >= low) & (pl.col(TIME) < high))
-        return Batch(frame, stream_time, self._since(start), disorder), count
+        return Found(Batch(frame, stream_time, self._since(start), disorder), count, stop)
 
     def _next(self, rows: int) -> Chunk | None:
         chunk = self._rest or next(self._chunks, None)
         self._rest = None
         if chunk is not None and chunk.batch.num_rows > rows:
-            rest = chunk.batch.slice(rows)
-            self._rest = chunk._replace(base=chunk.base + rows, batch=rest)
-            chunk = chunk._replace(batch=chunk.batch.slice(0, rows))
+            self._rest = chunk.part(rows, chunk.batch.num_rows)
+            chunk = chunk.part(0, rows)
         return chunk
 
     def _times(self, parts: list[Chunk], now: int) -> tuple[Times, Times]:
         """Return the event time of each row, and the stream time before it."""
-        if self.time_column is None:
-            times = np.concatenate([append_times(chunk) for chunk in parts])
-        else:
-            name = self.time_column
-            times = np.concatenate([event_times(c.batch.column(name), name) for c in parts])
-        before = np.empty_like(times)
-        before[0] = now
-        before[1:] = times[:-1]
-        at = 0
+        name = self.time_column
+        events, met = [], []
         for chunk in parts:
-            runs = chunk.runs
-            places = runs["base"] - chunk.base + at
-            inside = places < len(before)
-            places, marks = places[inside], runs["before"][inside]
-            if len(places):
-                before[places] = np.maximum(before[places], marks)
-            at += chunk.batch.num_rows
-        return times, np.maximum.accumulate(before)
+            times = (
+                chunk.append_times if name is None else event_times(chunk.batch.column(name), name)
+            )
+            before = chunk.stream_times_before(times, now)
+            now = max(int(before[-1]), int(times[-1]))
+            events.append(times)
+            met.append(before)
+        return np.concatenate(events), np.concatenate(met)
 
-    def _frame(
-        self, parts: list[Chunk], span: list[int], times: Times, before: Times
-    ) -> pl.DataFrame:
+    def _frame(self, parts: list[Chunk], times: Times, before: Times) -> pl.DataFrame:
         import polars as pl
 
         found = [with_system(chunk, self._read_schema) for chunk in parts]
@@ -261,10 +265,10 @@ class SourceReader:
         assert isinstance(frame, pl.DataFrame)
         if frame.schema != self.columns:  # a type was widened since
             frame = frame.cast(pl.Schema(self.columns))
-        offsets = np.arange(*span, dtype=np.int64) if span else np.empty(0, np.int64)
+        offsets = np.concatenate([np.empty(0, np.int64), *(chunk.offsets for chunk in parts)])
         hidden = [pl.Series(TIME, times), pl.Series(BEFORE, before), pl.Series(ORDER, offsets)]
         if self.appended:
-            stamps = [append_times(chunk) for chunk in parts]
+            stamps = [chunk.append_times for chunk in parts]
             values = np.concatenate(stamps) if stamps else np.empty(0, np.int64)
             hidden.append(pl.Series(APPENDED, values))
         return frame.with_columns(hidden) if self.names else pl.DataFrame(hidden)

@@ -152,7 +152,15 @@ class Cut:
         """Copy what a segment has of the range into a sealed file, durably; return its entry.
 
         None if that is nothing: no row, no heartbeat.
+
+        Raises:
+            OffsetOutOfRange: the range begins in the middle of a compacted file.
         """
+        if segment.sparse:
+            raise OffsetOutOfRange(
+                f"offset {self.start} lies among compacted rows, which are only given away as whole files",
+                asked=self.start, available=range(segment.stop, self.moment.end),
+            )  # fmt: skip
         low = max(segment.base, self.start)
         high = max(low, min(self._stop_of(segment), self.stop))
         try:
@@ -242,7 +250,9 @@ class Cut:
     def history(self, segments: list[Segment]) -> History:
         """Return what a log begins with that is to go on after these files of the range."""
         stream_time = segments[-1].after if segments else self.end.stream_time
-        return History(tuple(segments), self.start, self.end._replace(stream_time=stream_time))
+        end = self.end._replace(stream_time=stream_time)
+        compacted = self.moment.compacted if any(s.sparse for s in segments) else 0
+        return History(tuple(segments), self.start, end, compacted)
 
 
 def branch(cut: Cut, folder: Path, stream: str, schema: pa.Schema, schema_id: int) -> None:

@@ -32,11 +32,14 @@ from streamlab.errors import CorruptSegment, NewerFormat
 
 __all__ = [
     "ALIGNMENT",
+    "COMPACTED",
     "FRAMES_AT",
     "HEADER_SIZE",
     "PREAMBLE",
     "RELATIVE_RUN",
     "RUN",
+    "SPARSE_VERSION",
+    "VERSION",
     "Frame",
     "Kind",
     "add_runs",
@@ -54,6 +57,9 @@ __all__ = [
 ]
 
 VERSION = 1
+SPARSE_VERSION = 2
+"""Of frames and manifests that code which knows no compaction would misread."""
+
 ALIGNMENT = 64
 MAGIC = b"SLABFRM\n"
 ARROW_MAGIC = b"ARROW1"
@@ -73,6 +79,8 @@ RELATIVE_RUN = np.dtype([("base", "<i8"), ("before", "<i8"), ("after", "<i8")])
 """One of several runs of a frame, as its metadata keeps it: base counts from the frame's first row."""
 
 NOTE_SIZE = struct.Struct("<I")
+COMPACTED = struct.Struct("<Q")
+"""What a file of compacted rows has with its schema: the offset below which the stream is."""
 
 
 class Kind(enum.IntEnum):
@@ -84,6 +92,7 @@ class Kind(enum.IntEnum):
     MARK = 4  # vouches for all before it; left by close() and an idle writer
     POSITION = 5  # a note without rows; stream time may move on with it
     LAST = 6  # the file ends here; the metadata is its table of runs
+    SPARSE = 7  # the rows that compaction left of some offsets, each with its own
 
 
 class Frame(NamedTuple):
@@ -98,7 +107,7 @@ class Frame(NamedTuple):
     segment: int  # id of the file, drawn at random
     position: int  # where in the file this frame begins
     base: int  # offset of the first row, or of the row to come
-    rows: int
+    rows: int  # how many; of a sparse frame, how many offsets it stands for
     metadata_size: int
     prefix_size: int  # of the message: its metadata, before the body
     message_size: int
@@ -166,8 +175,9 @@ def encode(
     body = memoryview(message)
     size = len(body)
     prefix = struct.unpack_from("<i", body, 4)[0] + 8 if size else 0
+    version = SPARSE_VERSION if kind == Kind.SPARSE else VERSION
     frame = Frame(
-        MAGIC, 0, VERSION, kind, 0, schema, segment, position, base, rows, len(metadata), prefix,
+        MAGIC, 0, version, kind, 0, schema, segment, position, base, rows, len(metadata), prefix,
         size, before, after, append_time, synced, event_min, event_max,
     )  # fmt: skip
     header = HEADER.pack(*frame)
@@ -191,8 +201,9 @@ def decode(data: memoryview, position: int, segment: int | None = None) -> Frame
         return None
     if checksum(data[position + CHECKED_FROM : frame.stop]) != frame.checksum:
         return None
-    if frame.version != VERSION:
-        raise NewerFormat(f"frame at byte {position} is of version {frame.version}, not {VERSION}")
+    known = SPARSE_VERSION if frame.kind == Kind.SPARSE else VERSION
+    if frame.version != known:
+        raise NewerFormat(f"frame at byte {position} is of version {frame.version}, not {known}")
     return frame
 
 

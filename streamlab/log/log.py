@@ -24,6 +24,7 @@ from streamlab.log import disk
 from streamlab.log import pins as pin_files
 from streamlab.log.background import CHORES
 from streamlab.log.bulk import growing
+from streamlab.log.compact import Compaction, Rules
 from streamlab.log.head import Head, HeadFile, boot_id
 from streamlab.log.maintain import Maintenance
 from streamlab.log.manifest import Manifest, Segment, file_name, write_manifest
@@ -46,6 +47,7 @@ class History(NamedTuple):
     segments: tuple[Segment, ...]
     start: int
     end: Mark
+    compacted: int = 0  # below it only the last row of each key is there
 
 
 NOTHING = History((), 0, Mark(0, 0, NEVER, 0))
@@ -76,6 +78,7 @@ class Log:
         schema_of: Callable[[int], pa.Schema],
         *,
         retention: tuple[int | None, int | None] = (None, None),
+        compaction: Rules | None = None,
         verify: bool = True,
         pins: bool = True,
     ) -> None:
@@ -83,6 +86,7 @@ class Log:
         self.stream = stream
         self.clock = clock
         self.retention = retention
+        self.compaction = compaction
         self.reader = LogReader(folder, stream, verify=verify, pins=pins)
         self.writer = LogWriter(folder, stream, policy, clock, schema_of, self._rolled, self.wake)
         self.maintenance = Maintenance(
@@ -121,7 +125,9 @@ class Log:
         listed = (*segments, growing(file, number))
         head = Head(2, end.end, end.end, end.stream_time, end.append_time, boot_id(), number)
         HeadFile.create(folder / "head", head)
-        manifest = Manifest(stream, 0, number + 1, history.start, listed)
+        manifest = Manifest(
+            stream, 0, number + 1, history.start, listed, compacted=history.compacted
+        )
         write_manifest(folder / "manifest", manifest)
 
     def promise(self, sync: str | int, *, verify: bool, pins: bool) -> None:
@@ -253,13 +259,15 @@ class Log:
         CHORES.call(self._tidy)
 
     def _tidy(self) -> None:
-        """Seal what was closed and apply retention, in the background."""
+        """Seal what was closed, apply retention and compact, in the background."""
         with self._chore:
             if self.writer.closed:
                 return
             try:
                 self.maintenance.seal(0.0)
                 self.retain()
+                if self.compaction is not None and not _FORKED:
+                    self._compact(only_if_dirty=True)
             except StreamLocked:  # another process is at it
                 return
             except FileNotFoundError:
@@ -275,6 +283,18 @@ class Log:
         """Close the growing file and seal all that is closed; return how many files that were."""
         self.writer.roll()
         return self.maintenance.seal()
+
+    def compact(self) -> Compaction:
+        """Seal all there is and keep only the last row of each key, as far as the rules allow."""
+        self.seal()
+        return self._compact()
+
+    def _compact(self, *, only_if_dirty: bool = False) -> Compaction:
+        assert self.compaction is not None, "the stream keeps its history"
+        return self.maintenance.compact(
+            self.compaction, self.clock.now(), only_if_dirty=only_if_dirty,
+            go_on=lambda: not self.writer.closed,
+        )  # fmt: skip
 
     def trim(self, before: int) -> int:
         """Remove the rows below an offset; return the offset at which the stream begins now."""
@@ -302,10 +322,14 @@ class Log:
 
 
 _LOGS: weakref.WeakSet[Log] = weakref.WeakSet()
+_FORKED = False
+"""Whether this is a forked child: the threads of Polars, which compaction needs, are not there."""
 
 
 def _after_fork() -> None:
     """In a forked child: the parent's threads, and what they held, are not there."""
+    global _FORKED  # noqa: PLW0603
+    _FORKED = True
     for log in list(_LOGS):
         log._new_locks()  # noqa: SLF001
 

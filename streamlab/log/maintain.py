@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from streamlab.clock import FOREVER
 from streamlab.log import disk, snapshots
+from streamlab.log.compact import DIRTY_RATIO, Compaction, Compactor, Rules, clear_unfinished
 from streamlab.log.format import Kind, checksum, serialize
 from streamlab.log.lock import FileLock
 from streamlab.log.manifest import (
@@ -56,6 +57,7 @@ class Maintenance:
         name = folder.name
         self.lock = FileLock(folder / "locks" / "maintenance", f'the maintenance of "{name}"')
         self.manifest_lock = FileLock(folder / "locks" / "manifest", f'the manifest of "{name}"')
+        self._clean = 0  # below it nothing was left to compact at the last look
 
     def _manifest(self) -> Manifest:
         return read_manifest(self.folder / "manifest")
@@ -146,6 +148,32 @@ class Maintenance:
             out.abandon()
             raise
         return out.segment
+
+    # -- compacting --------------------------------------------------------------------------
+
+    def compact(
+        self, rules: Rules, now: int, *, only_if_dirty: bool = False,
+        go_on: Callable[[], bool] = lambda: True, timeout: float | None = 60.0,
+    ) -> Compaction:  # fmt: skip
+        """Keep only the last row of each key, as far as the rules allow.
+
+        ``only_if_dirty`` does nothing while most of what is there was compacted before. It is cut
+        short when ``go_on`` says no.
+
+        Raises:
+            CorruptSegment: a file is not what was written; nothing is changed then.
+        """
+        with self.lock(timeout):
+            clear_unfinished(self.folder)
+            work = Compactor(self.folder, self.manifest_lock, rules, now, go_on)
+            compacted = work.manifest.compacted
+            if only_if_dirty and work.dirty(max(compacted, self._clean)) < DIRTY_RATIO:
+                return Compaction(compacted, stopped_by=work.stopped_by)
+            done = work.run()
+            if go_on():
+                self._clean = work.limit
+            self._clear()
+        return done
 
     # -- removing ----------------------------------------------------------------------------
 

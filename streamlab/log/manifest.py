@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from streamlab.clock import NEVER
 from streamlab.errors import CorruptSegment, NewerFormat
 from streamlab.log import disk
-from streamlab.log.format import VERSION, checksum
+from streamlab.log.format import SPARSE_VERSION, VERSION, checksum
 from streamlab.log.lock import FileLock
 
 __all__ = [
@@ -59,6 +59,7 @@ class Segment(NamedTuple):
     event_min: int = NEVER
     event_max: int = NEVER
     partitions: tuple[int, ...] | None = None  # rows of each, where there are several
+    kept: int | None = None  # how many rows compaction left of it; None: they are all there
 
     @property
     def number(self) -> int:
@@ -67,7 +68,12 @@ class Segment(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return self.stop - self.base
+        return self.stop - self.base if self.kept is None else self.kept
+
+    @property
+    def sparse(self) -> bool:
+        """Whether compaction wrote it: its offsets have gaps, and each row bears its own."""
+        return self.kept is not None
 
 
 class Manifest(NamedTuple):
@@ -79,10 +85,15 @@ class Manifest(NamedTuple):
     start: int  # offset of the first row there is; rows of a segment below it are gone
     segments: tuple[Segment, ...]
     retired: tuple[Segment, ...] = ()  # kept only because a view has them pinned
+    compacted: int = 0  # below this offset only the last row of each key is there
 
     @property
     def active(self) -> Segment:
         return self.segments[-1]
+
+    def numbered(self, number: int, segments: tuple[Segment, ...]) -> Manifest:
+        """Return the manifest with these segments; no number up to this one is given out again."""
+        return self._replace(segments=segments, next_file=max(self.next_file, number + 1))
 
 
 def file_name(base: int, number: int, *, sealed: bool) -> str:
@@ -100,6 +111,8 @@ def dump_segment(segment: Segment) -> dict[str, Any]:
     content = segment._asdict()
     content["id"] = f"{segment.id:016x}"
     content["checksum"] = f"{segment.checksum:016x}"
+    if segment.kept is None:
+        del content["kept"]
     return content
 
 
@@ -122,14 +135,16 @@ def load_segment(content: dict[str, Any]) -> Segment:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably."""
-    about = {
-        "format": VERSION,
+    about: dict[str, Any] = {
+        "format": SPARSE_VERSION if manifest.compacted else VERSION,
         "stream": manifest.stream,
         "generation": manifest.generation,
         "next_file": manifest.next_file,
         "start": manifest.start,
         "segments": len(manifest.segments),
     }
+    if manifest.compacted:
+        about["compacted"] = manifest.compacted
     lines = [json.dumps(about)]
     lines += [_line(segment) for segment in manifest.segments + manifest.retired]
     text = "\n".join(lines).encode() + b"\n"
@@ -151,9 +166,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         lines = data[:cut].decode().splitlines()
         about = json.loads(lines[0])
-        if about["format"] > VERSION:
+        if about["format"] > SPARSE_VERSION:
             raise NewerFormat(
-                f"{path} is of format {about['format']}; this streamlab knows {VERSION}",
+                f"{path} is of format {about['format']}; this streamlab knows {SPARSE_VERSION}",
                 hint="pip install --upgrade streamlab",
             )
         parsed = [load_segment(content) for content in json.loads(f"[{','.join(lines[1:])}]")]
@@ -165,6 +180,7 @@ def read_manifest(path: Path) -> Manifest:
             about["start"],
             live,
             tuple(parsed[len(live) :]),
+            about.get("compacted", 0),
         )
     except (ValueError, LookupError, TypeError) as error:
         raise CorruptSegment(path, 0, f"{type(error).__name__}: {error}") from error

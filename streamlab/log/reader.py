@@ -5,7 +5,8 @@ opened when they are come to; one that was sealed or removed meanwhile is looked
 
 Invariants: no row at or beyond the published end is ever returned; a sealed file is verified whole
 before anything of it is used, once in a process; the rows of a range come in the order of offsets
-without gap, or an error does.
+without gap, or an error does. Where the moment has compacted files the gaps are theirs, and rows that
+were compacted since are an error.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Moment(NamedTuple):
     durable: int
     stream_time: int
     append_time: int
+
+    @property
+    def compacted(self) -> int:
+        """The offset below which only the last row of each key is there; 0: nothing was removed."""
+        return self.manifest.compacted
 
     def segments(self, start: int, stop: int) -> list[Segment]:
         """Return the segments that hold rows of [start, stop)."""
@@ -187,12 +193,17 @@ class LogReader:
         """Keep the rows in [start, stop) from being removed while the pin lives."""
         return Pin(self.folder / "pins", start, stop) if self.pins else None
 
-    def holds(self, start: int) -> bool:
-        """Whether the rows from an offset on are there still: what was pinned may be gone before."""
+    def holds(self, moment: Moment, start: int, stop: int) -> bool:
+        """Whether the rows of a range are there still: what was pinned may be gone before."""
         try:
-            return self.manifest().start <= start
+            now = self.manifest()
         except CorruptSegment:
             return True
+        if now.start > start or now.compacted <= start:
+            return now.start <= start
+        files = {segment.file for segment in now.segments}  # one that is retired may go just now
+        found = moment.segments(start, min(stop, now.compacted))
+        return all(segment.file in files for segment in found)
 
     def unpublished(self, instant: int) -> bool:
         """Whether a frame with an append time at or before ``instant`` waits to be published."""
@@ -253,9 +264,11 @@ class LogReader:
             limit = stop if segment is moment.manifest.active else min(stop, segment.stop)
             file, limit = self._reached(segment, at, limit)
             for chunk in file.chunks(at, limit):
-                assert chunk.base == at, (chunk.base, at)
+                assert chunk.base == at or file.sparse, (chunk.base, at)
                 yield chunk
-                at += chunk.batch.num_rows
+                at = chunk.stop
+            assert at == limit or file.sparse, (at, limit)
+            at = limit
 
     def _segment_at(self, moment: Moment, offset: int) -> Segment:
         found = moment.segments(offset, offset + 1)
@@ -280,6 +293,8 @@ class LogReader:
                     if at < self.manifest().start:
                         raise self._removed(at) from None
                     raise CorruptSegment(self.folder / now.file, 0, "the file is missing") from None
+                if now.sparse:
+                    raise self._compacted(at) from None
                 segment = now
                 if segment.state != ACTIVE:
                     stop = min(stop, segment.stop)
@@ -320,6 +335,15 @@ class LogReader:
             f"it begins at {manifest.start} now",
             asked=offset,
             available=range(manifest.start, self.moment().end),
+        )
+
+    def _compacted(self, offset: int) -> OffsetOutOfRange:
+        upto = self.manifest().compacted
+        return OffsetOutOfRange(
+            f'stream "{self.folder.name}" was compacted up to {upto} while offset {offset} was read',
+            hint="read it again",
+            asked=offset,
+            available=range(upto, self.moment().end),
         )
 
     def file(self, segment: Segment) -> SegmentFile:
@@ -414,11 +438,11 @@ class LogReader:
 
     def times_at(self, moment: Moment, offset: int, column: str | None) -> tuple[int, int]:
         """Return the stream time of the row at an offset, and its append time."""
-        for chunk in self.chunks(moment, offset, offset + 1):
-            run = _run_at(chunk.file, offset)
-            stream_time = _stream_time(chunk.file, run, offset + 1, column)
-            return stream_time, int(run["append_time"])
-        return NEVER, 0
+        if not moment.start <= offset < moment.end:
+            return NEVER, 0
+        file, _ = self._reached(self._segment_at(moment, offset), offset, offset + 1)
+        append_time = int(file.run_at(offset)["append_time"])
+        return file.stream_time_after(offset, column), append_time
 
     def append_time_below(self, offset: int) -> int | None:
         """Return the append time of the row before an offset; None if there is none, or no more.
@@ -432,7 +456,7 @@ class LogReader:
             file, _ = self._reached(self._segment_at(moment, at), at, at + 1)
         except OffsetOutOfRange:
             return None
-        return int(_run_at(file, at)["append_time"])
+        return int(file.run_at(at)["append_time"])
 
     def stream_time_before(self, moment: Moment, offset: int, column: str | None) -> int:
         """Return the stream time that the row at an offset meets: what it is judged late by.
@@ -450,7 +474,7 @@ class LogReader:
         if offset < moment.start:
             raise self._removed(offset)
         file, _ = self._reached(self._segment_at(moment, offset), offset, offset + 1)
-        return _stream_time(file, _run_at(file, offset), offset, column)
+        return file.stream_time_before(offset, column)
 
     @staticmethod
     def _within(
@@ -463,29 +487,9 @@ class LogReader:
             times = stream_times(before, event_times(chunk.batch.column(column)))
             at = int(np.searchsorted(times, time, "left"))
             if at < len(times):
-                return chunk.base + at
+                return int(chunk.offsets[at])
             before = int(times[-1]) if len(times) else before
         return stop
-
-
-def _run_at(file: SegmentFile, offset: int) -> np.void:
-    """Return the run that a row belongs to; heartbeats at its offset stand before it."""
-    runs = file.runs
-    run: np.void = runs[int(np.searchsorted(runs["base"], offset, "right")) - 1]
-    return run
-
-
-def _stream_time(file: SegmentFile, run: np.void, stop: int, column: str | None) -> int:
-    """Return the stream time after the rows of a run below ``stop``."""
-    from streamlab.schema import event_times
-
-    stream_time, base = int(run["before"]), int(run["base"])
-    if column is None:
-        return max(stream_time, int(run["append_time"])) if stop > base else stream_time
-    for part in file.chunks(base, stop):
-        times = event_times(part.batch.column(column), column)
-        stream_time = max(stream_time, int(times.max()))
-    return stream_time
 
 
 def _state(path: Path, segment: Segment) -> tuple[int, int, int, int, int]:

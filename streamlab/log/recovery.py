@@ -17,6 +17,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 from pyarrow import ipc
 
 from streamlab.clock import NEVER
@@ -159,23 +160,28 @@ def load_manifest(folder: Path, stream: str) -> Manifest:
 def rebuild(folder: Path, stream: str) -> Manifest:
     """Put a manifest together from the segment files.
 
-    Of two files with the same first row the sealed one counts, then the younger one. A file that is
-    damaged is done without if another one has its rows; what does not go on from the row before is
-    refused, not skipped.
+    Of two files with the same first row the sealed one counts, then the younger one; files that lie
+    in the range of a compacted one are what it was made from. A file that is damaged is done without
+    if another one has its rows, all of them; what does not go on from the row before is refused, not
+    skipped.
     """
     found: dict[int, Segment] = {}
+    compacted = 0
     damage: CorruptSegment | None = None
     for path in sorted(folder.iterdir(), key=lambda p: (p.suffix == ".arrow", p.name)):
         if FILE_NAME.fullmatch(path.name):
             try:
-                segment = _describe(path)
+                segment, upto = _describe(path)
             except CorruptSegment as error:
                 damage = error
                 continue
+            compacted = max(compacted, upto)
             rival = found.get(segment.base)
             if rival is None or _rank(segment) > _rank(rival):
                 found[segment.base] = segment
-    segments = [found[base] for base in sorted(found)]
+    segments = _outermost([found[base] for base in sorted(found)])
+    if compacted and damage is not None:  # rows may be gone that only the damaged file had
+        raise damage
     if not segments:
         reason = "it is lost, and there is no segment file"
         raise damage or CorruptSegment(folder / "manifest", 0, reason)
@@ -186,15 +192,29 @@ def rebuild(folder: Path, stream: str) -> Manifest:
             )
             raise damage or CorruptSegment(folder / "manifest", 0, reason)
     number = max(segment.number for segment in segments)
-    return Manifest(stream, 1, number + 1, segments[0].base, tuple(segments))
+    start = segments[0].base
+    return Manifest(stream, 1, number + 1, start, tuple(segments), compacted=compacted)
+
+
+def _outermost(segments: list[Segment]) -> list[Segment]:
+    """Leave out the files that a compacted one was made from."""
+    found: list[Segment] = []
+    for segment in segments:
+        last = found[-1] if found else None
+        if last is None or not last.sparse or segment.stop > last.stop or segment.base >= last.stop:
+            found.append(segment)
+    return found
 
 
 def _rank(segment: Segment) -> tuple[bool, bool, int]:
-    return segment.rows > 0, segment.state == SEALED, segment.number
+    return segment.stop > segment.base, segment.state == SEALED, segment.number
 
 
-def _describe(path: Path) -> Segment:
-    """Describe a segment file from its frames, every one of them checked."""
+def _describe(path: Path) -> tuple[Segment, int]:
+    """Describe a segment file from its frames, every one of them checked.
+
+    Returns also the offset below which the stream was compacted when it was written.
+    """
     data = disk.map_file(path)
     first = decode(data, FRAMES_AT)
     if first is None:
@@ -211,24 +231,24 @@ def _describe(path: Path) -> Segment:
     state = SEALED if sealed else CLOSED if file.closed else ACTIVE
     number = int(path.stem.rsplit("-", 1)[1])
     assert number >= 0
-    return Segment(
+    segment = Segment(
         path.name, first.segment, state, file.base, file.mark.end, file.schema_id,
         bytes=len(file.data), checksum=checksum(file.data) if sealed else 0, synced=sealed,
         append_min=int(runs["append_time"][0]) if len(runs) else NEVER,
         append_max=file.mark.append_time, before=file.start.stream_time,
         after=file.mark.stream_time, event_min=file.event_min, event_max=file.event_max,
+        kept=file.count(file.base, file.mark.end) if file.sparse else None,
     )  # fmt: skip
+    return segment, file.compacted
 
 
 def _footer_fits(file: SegmentFile) -> bool:
     """Whether the footer of a sealed file leads Arrow to the very batches of its frames."""
-    import pyarrow as pa
-
     try:
         reader = ipc.open_file(pa.py_buffer(file.data))
         if not file.closed or not reader.schema.equals(file.schema):
             return False
-        return footer_blocks(file.data) == file.blocks()
+        return bool(footer_blocks(file.data) == file.blocks())
     except (pa.ArrowException, OSError, struct.error):
         return False
 

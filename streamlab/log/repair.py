@@ -108,9 +108,7 @@ class Repair:
         disk.sync_dir(self.folder)
         kept = last._replace(file=path.name, state=ACTIVE, stop=last.base, synced=False)
         before = len(found.manifest.segments) - 1
-        self._update(
-            lambda m: m._replace(segments=(*m.segments[:before], kept), next_file=number + 1)
-        )
+        self._update(lambda m: m.numbered(number, (*m.segments[:before], kept)))
         for segment in (last, *found.lost):
             with contextlib.suppress(FileNotFoundError):
                 disk.rename(self.folder / segment.file, self.folder / f"{segment.file}.lost")

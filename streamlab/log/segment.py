@@ -6,7 +6,8 @@ costs a footer.
 
 Invariants: frames stand back to back; offsets and stream times go on from frame to frame, so that a
 duplicated, dropped or swapped frame is found although its own checksum is right; a frame's bytes are
-checked before Arrow sees them, once.
+checked before Arrow sees them, once. In a file that compaction wrote the offsets of the rows have
+gaps: there ``_offset`` is a column, and a frame says which offsets it stands for.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ from streamlab.errors import CorruptSegment
 from streamlab.log import disk
 from streamlab.log.format import (
     ALIGNMENT,
+    COMPACTED,
     FRAMES_AT,
     HEADER_SIZE,
     PREAMBLE,
     RUN,
+    SPARSE_VERSION,
+    VERSION,
     Frame,
     Kind,
     add_runs,
@@ -58,16 +62,70 @@ class Mark(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some rows of one frame, where they lie, with what their frame and runs say of them."""
+    """Some rows of one frame, where they lie, with what their frame and runs say of them.
+
+    They are all the rows there are with offsets in [base, stop).
+    """
 
     base: int
+    stop: int
     batch: pa.RecordBatch
     file: SegmentFile
 
     @property
     def runs(self) -> npt.NDArray[np.void]:
         """The runs that reach into these rows, the first cut to begin with them."""
-        return self.file.runs_between(self.base, self.base + self.batch.num_rows)
+        return self.file.runs_between(self.base, self.stop)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """The offset of each row."""
+        if not self.file.sparse:
+            return np.arange(self.base, self.stop, dtype=np.int64)
+        return offsets_of(self.batch)
+
+    @property
+    def append_times(self) -> npt.NDArray[np.int64]:
+        """The append time of each row."""
+        runs = self.runs
+        if self.file.sparse:
+            at = np.searchsorted(runs["base"], self.offsets, "right") - 1
+            return runs["append_time"][at].astype(np.int64)
+        bounds = np.append(runs["base"], self.stop)
+        return np.repeat(runs["append_time"], np.diff(bounds)).astype(np.int64)
+
+    def stream_times_before(self, events: npt.NDArray[np.int64], now: int) -> npt.NDArray[np.int64]:
+        """Return the stream time that each row meets, given their event times.
+
+        ``now`` is that after the row before them, as far as it is known.
+        """
+        before = np.concatenate([[now], events[:-1]])
+        runs = self.runs
+        if self.file.sparse:
+            places = np.searchsorted(self.offsets, runs["base"], "left")
+        else:
+            places = runs["base"] - self.base
+        inside = places < len(before)
+        places, marks = places[inside], runs["before"][inside]
+        before[places] = np.maximum(before[places], marks)
+        return np.maximum.accumulate(before)
+
+    def part(self, at: int, rows: int) -> Chunk:
+        """Return so many of the rows, from one of them on."""
+        count = self.batch.num_rows
+        some = self.batch.slice(at, rows)
+        if not self.file.sparse:
+            return Chunk(self.base + at, self.base + at + some.num_rows, some, self.file)
+        offsets = self.offsets
+        base = int(offsets[at]) if at else self.base
+        stop = int(offsets[at + rows]) if at + rows < count else self.stop
+        return Chunk(base, stop, some, self.file)
+
+
+def offsets_of(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Return the offsets that the rows of a sparse file bear."""
+    offsets: npt.NDArray[np.int64] = batch.column("_offset").to_numpy()
+    return offsets
 
 
 def new_segment_id() -> int:
@@ -101,7 +159,11 @@ class SegmentFile:
         if first is None or first.kind != Kind.SCHEMA:
             raise CorruptSegment(path, FRAMES_AT, "the schema frame is damaged")
         self.schema_id = first.schema
+        self.compacted = 0  # below this offset the stream was compacted when the file was written
+        if first.metadata_size:
+            self.compacted = COMPACTED.unpack(self.data[first.metadata_at :][: COMPACTED.size])[0]
         self.schema = ipc.read_schema(self._message(first.message_at, first.message_size))
+        self.sparse = "_offset" in self.schema.names
         self.base = first.base
         self.start = Mark(FRAMES_AT, first.base, first.before, first.append_time)
         self.mark = Mark(first.stop, first.base, first.after, first.append_time)
@@ -151,7 +213,7 @@ class SegmentFile:
     def _take(self, frame: Frame) -> None:
         self.synced = max(self.synced, frame.synced)
         self._run_table = None
-        if frame.kind == Kind.ROWS:
+        if frame.kind in (Kind.ROWS, Kind.SPARSE):
             self.event_min = min(self.event_min, frame.event_min)
             self.event_max = max(self.event_max, frame.event_max)
             self._index.extend((frame.base, frame.rows, frame.message_at, frame.message_size))
@@ -217,6 +279,39 @@ class SegmentFile:
             some["base"][0] = max(some["base"][0], start)
         return some
 
+    def run_at(self, offset: int) -> np.void:
+        """Return the run that a row belongs to; heartbeats at its offset stand before it."""
+        runs = self.runs
+        run: np.void = runs[int(np.searchsorted(runs["base"], offset, "right")) - 1]
+        return run
+
+    def stream_time_before(self, offset: int, column: str | None) -> int:
+        """Return the stream time that the row at an offset meets; rows of one run are read for it.
+
+        ``column`` holds the event times; None: append time is event time.
+        """
+        return self._stream_time(self.run_at(offset), offset, column)
+
+    def stream_time_after(self, offset: int, column: str | None) -> int:
+        """Return the stream time of the row at an offset."""
+        return self._stream_time(self.run_at(offset), offset + 1, column)
+
+    def _stream_time(self, run: np.void, stop: int, column: str | None) -> int:
+        """Return the stream time after the rows of a run below ``stop``."""
+        from streamlab.schema import event_times
+
+        stream_time, base = int(run["before"]), int(run["base"])
+        for part in self.chunks(base, stop) if base < stop else ():
+            if column is None:
+                return max(stream_time, int(run["append_time"]))
+            times = event_times(part.batch.column(column), column)
+            stream_time = max(stream_time, int(times.max()))
+        return stream_time
+
+    def count(self, start: int, stop: int) -> int:
+        """Return how many rows there are with offsets in [start, stop)."""
+        return sum(chunk.batch.num_rows for chunk in self.chunks(start, stop))
+
     def chunks(self, start: int, stop: int) -> Iterator[Chunk]:
         """Yield the rows in [start, stop), a frame at a time, where they lie."""
         self.reach(stop)
@@ -227,8 +322,11 @@ class SegmentFile:
             base, rows, message_at, size = index[4 * at : 4 * at + 4]
             batch = self.batch(message_at, size)
             low, high = max(start, base), min(stop, base + rows)
-            if low < high:
-                yield Chunk(low, batch.slice(low - base, high - low), self)
+            first, last = low - base, high - base
+            if self.sparse:
+                first, last = np.searchsorted(offsets_of(batch), [low, high]).tolist()
+            if first < last:
+                yield Chunk(low, high, batch.slice(first, last - first), self)
             at += 1
 
     def batch(self, message_at: int, size: int) -> pa.RecordBatch:
@@ -266,7 +364,8 @@ class SegmentWriter:
 
     A frame that fails is cut off again; if even that fails, `broken` is set and the file must not
     be written until it has been recovered. A file begins with the ``note`` that was the last before
-    it, so that the note outlives the files before. Its id is drawn at random unless one is given.
+    it, so that the note outlives the files before; one of compacted rows, with the offset below
+    which the stream is ``compacted``. Its id is drawn at random unless one is given.
     """
 
     def __init__(
@@ -278,6 +377,7 @@ class SegmentWriter:
         note: bytes = b"",
         *,
         segment: int | None = None,
+        compacted: int | None = None,
     ) -> None:
         self._begin(path, schema, schema_id, segment or new_segment_id())
         self.mark = start._replace(position=FRAMES_AT)
@@ -288,7 +388,10 @@ class SegmentWriter:
             disk.write(self.fd, [PREAMBLE], 0)
             message = schema.serialize()
             after, append_time = start.stream_time, start.append_time
-            self.put(Kind.SCHEMA, after=after, append_time=append_time, message=message)
+            told = b"" if compacted is None else COMPACTED.pack(compacted)
+            self.put(
+                Kind.SCHEMA, after=after, append_time=append_time, message=message, metadata=told
+            )
             if note:
                 self.note(note, append_time)
         except BaseException:
@@ -349,7 +452,7 @@ class SegmentWriter:
         except BaseException:
             self._cut(position)
             raise
-        if kind == Kind.ROWS:
+        if kind in (Kind.ROWS, Kind.SPARSE):
             prefix = frame.prefix_size
             self._blocks.extend((frame.message_at, prefix, frame.message_size - prefix))
             self.event_min = min(self.event_min, events[0])
@@ -424,4 +527,5 @@ class SegmentWriter:
 
 def seal_footer(schema: pa.Schema, segment: int, blocks: list[tuple[int, int, int]]) -> bytes:
     """Return the bytes that follow the last frame of a sealed file."""
-    return footer(schema, blocks, {"format": 1, "segment": f"{segment:016x}"})
+    version = SPARSE_VERSION if "_offset" in schema.names else VERSION
+    return footer(schema, blocks, {"format": version, "segment": f"{segment:016x}"})

@@ -241,7 +241,7 @@ class LogWriter:
         file, number = self._create(last.schema, mark, manifest.next_file, note)
         self.file, self.number = file, number
         entry = growing(file, number)
-        self._update(lambda m: m._replace(segments=(*m.segments, entry), next_file=number + 1))
+        self._update(lambda m: m.numbered(number, (*m.segments, entry)))
 
     def _count_partitions(self, file: SegmentFile) -> None:
         self._partition_rows = [0] * self.policy.partitions
@@ -538,9 +538,7 @@ class LogWriter:
         """
         entry = growing(file, number)
         try:
-            self._update(
-                lambda m: m._replace(segments=(*m.segments[:-1], *new, entry), next_file=number + 1)
-            )
+            self._update(lambda m: m.numbered(number, (*m.segments[:-1], *new, entry)))
         except BaseException as error:
             if self._perhaps_listed(file):
                 self._poison(error)
