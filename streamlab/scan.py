@@ -60,7 +60,9 @@ class Scan:
             moment = self.fixed or reader.moment()
             stop = moment.end if self.stop is None else min(self.stop, moment.end)
             start = min(max(self.start, moment.start), stop)
-            held = self.pin or (reader.pin(start, stop) if pin else None)
+            held = self.pin
+            if held is None and pin:
+                held = reader.pin(start, stop, passable=self.compacted)
             if self.fixed or held is None or start == stop or reader.holds(moment, start, stop):
                 break
         return Snapshot(
@@ -72,6 +74,11 @@ class Scan:
         snapshot = self.fix()
         start, stop = snapshot.start, snapshot.stop
         return replace(self, start=start, stop=stop, fixed=snapshot.moment, pin=snapshot.pin)
+
+    def narrowed(self, start: int, stop: int) -> Scan:
+        """Return a part of a frozen scan that keeps no more rows than its own."""
+        pin = self.log.reader.pin(start, stop, passable=self.compacted)
+        return replace(self, start=start, stop=stop, pin=pin)
 
     def within(self, start: int, stop: int) -> Scan:
         """Return the part of this scan with offsets in [start, stop)."""

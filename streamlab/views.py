@@ -107,7 +107,7 @@ def offsets(scan: Scan, start: int, stop: int | None) -> View:
             f'stream "{scan.info().name}" holds [{fixed.start}, {end}), not all of [{start}, {stop})',
             asked=range(start, stop), available=range(fixed.start, end),
         )  # fmt: skip
-    view = replace(fixed, start=start, stop=stop, asked=start)
+    view = replace(fixed.narrowed(start, stop), asked=start)
     return view, f"it is a view of offsets [{start}, {stop})"
 
 
