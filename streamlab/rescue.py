@@ -486,6 +486,7 @@ class DenseFile(FrameFile):
         return self._schema
 
     def batch(self, frame: Frame, schema: pa.Schema) -> pa.RecordBatch:
+        del schema
         return self._found[frame.base][1].drop_columns(["_offset"])
 
 

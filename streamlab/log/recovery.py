@@ -260,7 +260,7 @@ def _footer_fits(file: SegmentFile) -> bool:
 
 def _same(one: pa.RecordBatch, other: pa.RecordBatch) -> bool:
     """Whether two batches are the same; a NaN, which equals nothing, by its bytes."""
-    return one.equals(other) or one.serialize().equals(other.serialize())
+    return bool(one.equals(other) or one.serialize().equals(other.serialize()))
 
 
 def verify_sealed(path: Path, segment: Segment) -> SegmentFile:
