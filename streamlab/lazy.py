@@ -65,6 +65,7 @@ class _Resolver(LazyFrameResolver):
         existing_resolved_version_key: str | None,
     ) -> tuple[pl.LazyFrame, ResolvedLazyFrameProps]:
         del filter_drop_columns_idx, existing_resolved_version_key
+        self.scan.fix(pin=False).check_whole()  # what is refused pins nothing
         snapshot = self.scan.fix()
         self.pins.append(snapshot.pin)
         names = list(self.declared)

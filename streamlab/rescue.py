@@ -3,7 +3,8 @@
 Each thing is taken from wherever it survives: the rows from their frames, one by one; the schema
 from stream.json or from the files themselves; which files there are from the manifest or the folder.
 Rows keep their order, their event and append times and their stream time; offsets close up, and the
-report says how. The source is only read.
+report says how. Of a stream that was compacted the rows that are left are saved, and what is made of
+them counts as compacted. The source is only read.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from streamlab.errors import StreamlabError
 from streamlab.ingest import rows_of
 from streamlab.lab import Lab
 from streamlab.log import disk
-from streamlab.log.format import RELATIVE_RUN, Frame, load_json
+from streamlab.log.format import RELATIVE_RUN, Frame, Kind, load_json
 from streamlab.log.head import HeadFile, boot_id
-from streamlab.log.manifest import FILE_NAME, Manifest, read_manifest
+from streamlab.log.manifest import FILE_NAME, Manifest, read_manifest, update_manifest
+from streamlab.log.segment import offsets_of
 from streamlab.progress import progress_bar
 from streamlab.schema import SYSTEM_FIELDS, adapt, event_times
 from streamlab.settings import Retention, Settings
@@ -114,7 +116,8 @@ def _saved(lab: Lab, clock: Then, folder: Path, progress: bool | None) -> Report
     lab._catalog.add(copy)  # noqa: SLF001
     stream = lab[name]
     first = int(files[0].path.name[:20]) if files else 0
-    saver = Saver(stream, clock, info, manifest.start if manifest else first)
+    compacted = manifest.compacted if manifest else max((f.compacted for f in files), default=0)
+    saver = Saver(stream, clock, info, manifest.start if manifest else first, compacted)
     total = sum(frame.rows for file in files for frame in file.row_frames)
     with progress_bar(total, name, "rows", progress) as bar:
         for file in files:
@@ -217,7 +220,8 @@ def _schemas(files: list[FrameFile]) -> dict[int, pa.Schema]:
         except ERRORS:
             continue
         if schema is not None:
-            found[file.frames[0].schema] = schema
+            stored = [field for field in schema if field.name != "_offset"]
+            found[file.frames[0].schema] = pa.schema(stored)
     return found
 
 
@@ -230,7 +234,7 @@ def _time_column(files: list[FrameFile], schemas: dict[int, pa.Schema]) -> str |
             schema = schemas.get(frame.schema)
             if schema is None or len(names) <= (frame.event_min == frame.append_time):
                 continue
-            batch = file.batch(frame, schema)
+            batch = file.batch(frame, file.schema or schema)
             names = {n for n in names if n in schema.names and _fits(batch, n, frame)}
     return min(names) if len(names) == 1 else None
 
@@ -245,7 +249,7 @@ def _key_columns(
             schema = schemas.get(frame.schema)
             if schema is None or "_deleted" not in schema.names:
                 continue
-            batch = file.batch(frame, schema)
+            batch = file.batch(frame, file.schema or schema)
             gone = batch.filter(batch.column("_deleted").fill_null(False))
             if gone.num_rows:
                 full = {n for n in schema.names if not gone.column(n).null_count}
@@ -267,7 +271,9 @@ def _fits(batch: pa.RecordBatch, name: str, frame: Frame) -> bool:
 class Saver:
     """Appends the sound rows of one stream's files to a new stream, run by run."""
 
-    def __init__(self, stream: Stream, clock: Then, info: StreamInfo, start: int) -> None:
+    def __init__(
+        self, stream: Stream, clock: Then, info: StreamInfo, start: int, compacted: int
+    ) -> None:
         self.stream = stream
         self.clock = clock
         self.info = info
@@ -276,18 +282,45 @@ class Saver:
         self.moves: list[Move] = []
         self.notes: list[str] = []
         self.ended = False
+        self.upto = compacted  # the old offset below which the stream was
+        self.compacted = 0  # and the new one
         self.user = pa.schema([f for f in info.schemas[-1] if f.name not in SYSTEM_FIELDS])
 
     def take(self, file: FrameFile, bar: Any) -> None:
         """Append the sound rows of a file; heartbeats between them too."""
-        frames = file.row_frames
-        runs = file.runs
+        if any(frame.kind == Kind.SPARSE for frame in file.frames):
+            self._take_sparse(file, bar)
+        else:
+            self._take(file, file.row_frames, file.runs, file.stop, bar)
+        if file.stop <= self.upto:
+            self.compacted = self.stream.end_offset
+
+    def _take_sparse(self, file: FrameFile, bar: Any) -> None:
+        """Append the sound rows of a compacted file, as if there were no gaps between them."""
+        frames, stop = file.row_frames, file.stop
+        if frames[0].base > self.next:
+            self._gap(frames[0].base)
+        for one, two in itertools.pairwise(frames):
+            if one.base + one.rows < two.base:
+                self.gaps.append(Gap(self.info.name, one.base + one.rows, two.base))
+        first, to, moves = max(self.next, frames[0].base), self.stream.end_offset, len(self.moves)
+        dense = DenseFile(file, self._schema(file, frames[0]), first)
+        self.next = first
+        self._take(dense, dense.row_frames, dense.runs, dense.stop, bar)
+        self.next = stop
+        del self.moves[moves:]
+        self.notes.append(
+            f"{self.info.name}: offsets [{first:,}, {stop:,}) were compacted; the rows that were left "
+            f"are [{to:,}, {self.stream.end_offset:,}) now"
+        )
+
+    def _take(self, file: FrameFile, frames: list[Frame], runs: Runs, end: int, bar: Any) -> None:
         if file.path.suffix == ".arrow" and not file.closed:
             self.notes.append(
                 f"{self.info.name}: append times in {file.path.name} are not all known"
             )
         at = 0
-        for some, stop in _appends(runs, file.stop):
+        for some, stop in _appends(runs, end):
             start = int(some["base"][0])
             self.clock.instant = int(some["append_time"][0])
             while at < len(frames) and frames[at].base + frames[at].rows <= start:
@@ -327,7 +360,11 @@ class Saver:
             yield base, pa.concat_batches(waiting)
 
     def _schema(self, file: FrameFile, frame: Frame) -> pa.Schema:
-        return file.schema or self.info.stored(frame.schema)
+        if (schema := file.schema) is not None:
+            return schema
+        stored = self.info.stored(frame.schema)
+        sparse = frame.kind == Kind.SPARSE
+        return pa.schema([SYSTEM_FIELDS["_offset"], *stored]) if sparse else stored
 
     def _target(self, batch: pa.RecordBatch) -> pa.Schema:
         flag = [SYSTEM_FIELDS["_deleted"]] if "_deleted" in batch.schema.names else []
@@ -396,10 +433,61 @@ class Saver:
             self.stream._scan.log.writer.heartbeat(after)  # noqa: SLF001
 
     def finish(self, end: int) -> None:
-        """Note what is missing at the end."""
+        """Note what is missing at the end, and that of some rows there are only the last ones."""
         self._gap(max(end, self.next))
+        if self.compacted:
+            log, upto = self.stream._scan.log, self.compacted  # noqa: SLF001
+            update_manifest(
+                log.folder,
+                log.maintenance.manifest_lock,
+                lambda manifest: manifest._replace(compacted=upto),
+            )
         if self.ended:
             self.stream.advance("end")
+
+
+class DenseFile(FrameFile):
+    """A compacted file with its rows numbered without gaps, from some offset on."""
+
+    def __init__(self, file: FrameFile, schema: pa.Schema, first: int) -> None:
+        self.path, self.data, self.segment = file.path, file.data, file.segment
+        self.frames, self.holes, self.end = file.frames, file.holes, file.end
+        self._schema = schema
+        self._found: dict[int, tuple[Frame, pa.RecordBatch]] = {}
+        at, offsets = first, [np.empty(0, np.int64)]
+        for frame in file.row_frames:
+            try:
+                batch = file.batch(frame, schema)
+            except ERRORS:
+                continue
+            stay = offsets_of(batch) >= first  # what is below was trimmed
+            batch = batch.filter(pa.array(stay))
+            offsets.append(offsets_of(batch))
+            self._found[at] = (frame._replace(base=at, rows=batch.num_rows), batch)
+            at += batch.num_rows
+        self._stop = at
+        self._runs = file.runs.copy()
+        self._runs["base"] = first + np.searchsorted(np.concatenate(offsets), self._runs["base"])
+
+    @property
+    def row_frames(self) -> list[Frame]:
+        return [frame for frame, batch in self._found.values() if batch.num_rows]
+
+    @property
+    def runs(self) -> Runs:
+        return self._runs
+
+    @property
+    def stop(self) -> int:
+        return self._stop
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def batch(self, frame: Frame, schema: pa.Schema) -> pa.RecordBatch:
+        del schema
+        return self._found[frame.base][1].drop_columns(["_offset"])
 
 
 def _appends(runs: Runs, end: int) -> Iterator[tuple[Runs, int]]:

@@ -61,7 +61,9 @@ class Scan:
             moment = self.fixed or reader.moment()
             stop = moment.end if self.stop is None else min(self.stop, moment.end)
             start = min(max(self.start, moment.start), stop)
-            held = self.pin or (reader.pin(start, stop) if pin else None)
+            held = self.pin
+            if held is None and pin:
+                held = reader.pin(start, stop, passable=self.compacted)
             if self.fixed or held is None or start == stop or reader.holds(moment, start, stop):
                 break
         info = self.info()
@@ -87,7 +89,7 @@ class Scan:
 
         The row after it is pinned too: it knows the stream time at the end.
         """
-        pin = self.log.reader.pin(start, stop + 1)
+        pin = self.log.reader.pin(start, stop + 1, passable=self.compacted)
         return replace(self, start=start, stop=stop, pin=pin)
 
     def recorded(self) -> Scan:

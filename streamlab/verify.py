@@ -28,6 +28,7 @@ from streamlab.errors import CorruptSegment, StreamlabError
 from streamlab.log import disk, snapshots
 from streamlab.log.format import (
     ALIGNMENT,
+    COMPACTED,
     FRAMES_AT,
     HEADER_SIZE,
     PREAMBLE,
@@ -402,6 +403,14 @@ class FrameFile:
         return [frame for frame in self.frames if frame.kind in (Kind.ROWS, Kind.SPARSE)]
 
     @property
+    def compacted(self) -> int:
+        """The offset below which the stream was compacted when the file was written; 0: nothing."""
+        first = self.frames[0] if self.frames else None
+        if first is None or first.kind != Kind.SCHEMA or not first.metadata_size:
+            return 0
+        return int(COMPACTED.unpack(self.metadata(first))[0])
+
+    @property
     def kept(self) -> int | None:
         """How many rows compaction left; None: they are all there."""
         sparse = [frame for frame in self.frames if frame.kind == Kind.SPARSE]
@@ -526,7 +535,7 @@ def _check_frames(
     schema = file.schema
     if info is not None and file.frames:
         known = info.stored(file.frames[0].schema)
-        if any(frame.kind == Kind.SPARSE for frame in file.frames):
+        if schema is not None and "_offset" in schema.names:
             known = pa.schema([SYSTEM_FIELDS["_offset"], *known])
         if schema is not None and not schema.equals(known):
             checks.problem(path, FRAMES_AT, "the schema is not the stream's")

@@ -83,7 +83,7 @@ def _read(path, end):
     with sl.open(path) as lab:  # read-only there are no pins, and a read may have to be done again
         stream = lab["s"]
         while stream.end_offset < end:
-            view = stream.as_of(stream.end_offset)
+            view = stream.view(compacted="ok").as_of(stream.end_offset)
             place, rows = view.end_offset, view.table().to_polars()
             assert sorted(rows.select("k", "x").iter_rows()) == state(place), place
             kept = stream.view(compacted="ok").to_arrow()["_offset"].to_pylist()

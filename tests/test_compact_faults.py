@@ -96,10 +96,11 @@ def without_manifest(path, target):
     return target
 
 
-def swept(tmp_path, source, end, fault=None):  # noqa: RET503 - it ends with the last death
+def swept(tmp_path, source, end, fault=None):
     """Kill a compaction of a lab at each change of the disk; return the deaths and what was wrong."""
-    wrong = []
-    for at in itertools.count(1):
+    wrong, died, at = [], True, 0
+    while died and not (fault and wrong):
+        at += 1
         path = tmp_path / f"at-{at}"
         shutil.copytree(source, path)
         died = killed(path, at, HOWS[at % 3], fault)
@@ -117,8 +118,7 @@ def swept(tmp_path, source, end, fault=None):  # noqa: RET503 - it ends with the
                 assert lab.verify().ok
             wrong += [f"{at}, again: {text}" for text in complaints(path, end)]
         shutil.rmtree(path)
-        if not died or (fault and wrong):
-            return at - 1, wrong
+    return at - 1, wrong
 
 
 @pytest.fixture

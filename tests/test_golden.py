@@ -22,11 +22,15 @@ def maker():
     return module
 
 
-@pytest.fixture(params=VERSIONS)
-def golden(request, tmp_path):
+def copied(version, tmp_path):
     """A copy of a golden lab, made on another boot of another machine, and what it holds."""
-    shutil.copytree(GOLDEN / request.param / "lab", tmp_path / "lab")
-    return tmp_path / "lab", json.loads((GOLDEN / request.param / "expected.json").read_text())
+    shutil.copytree(GOLDEN / version / "lab", tmp_path / "lab")
+    return tmp_path / "lab", json.loads((GOLDEN / version / "expected.json").read_text())
+
+
+@pytest.fixture
+def golden(tmp_path):
+    return copied("v1", tmp_path)
 
 
 def first_rows(name):
@@ -59,10 +63,10 @@ def check(lab, expected):
 
 
 def test_there_is_a_golden_lab_of_the_format_in_force():
-    """The version that is written now has a lab that is kept for ever."""
-    from streamlab.log.format import VERSION
+    """The versions that are written now have labs that are kept for ever."""
+    from streamlab.log.format import SPARSE_VERSION, VERSION
 
-    assert f"v{VERSION}" in VERSIONS
+    assert {f"v{VERSION}", f"v{SPARSE_VERSION}"} == set(VERSIONS)
 
 
 def test_a_golden_lab_reads_and_stays_as_it_is(golden):
@@ -91,4 +95,48 @@ def test_a_golden_lab_goes_on(golden):
                 stream.offsets(end, end + 10).to_arrow()["value"].to_pylist()
                 == maker().rows(0, 10)["value"]
             )
+        assert lab.verify().ok
+
+
+def check_compacted(lab, expected):
+    """Compare what compaction left with what was noted down."""
+    for name, wanted in expected["streams"].items():
+        stream = lab[name]
+        stats, left = stream.stats(), stream.view(compacted="ok").to_arrow()
+        assert (stats.earliest_offset, stats.end_offset) == (wanted["start"], wanted["end"])
+        assert stats.compacted_upto == wanted["compacted_upto"] > 0
+        assert stats.stream_time == wanted["stream_time"]
+        assert stats.rows == len(wanted["offsets"]) < wanted["end"]
+        assert left["_offset"].to_pylist() == wanted["offsets"]
+        assert left["_append_time"].cast(pa.int64()).to_pylist() == wanted["append_times"]
+        assert left["ts"].cast(pa.int64()).to_pylist() == wanted["ts"]
+        assert left["value"].to_pylist() == wanted["value"]
+        assert sorted(stream.table().to_polars()["key"]) == wanted["keys"]
+        with pytest.raises(sl.QueryError):
+            stream.to_polars()
+
+
+def test_a_golden_compacted_lab_reads_and_stays_as_it_is(tmp_path):
+    """What compaction wrote once reads for ever, and is not changed by reading."""
+    path, expected = copied("v2", tmp_path)
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with sl.open(path, read_only=True) as lab:
+        check_compacted(lab, expected)
+        assert lab.verify().ok
+        frozen = lab.as_of(expected["frozen"])
+        assert len(frozen["once"]) == len(expected["streams"]["once"]["offsets"])
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
+def test_a_golden_compacted_lab_goes_on(tmp_path):
+    """It takes rows where it ended, and is compacted again with them."""
+    path, expected = copied("v2", tmp_path)
+    with sl.open(path, sync="os") as lab:
+        check_compacted(lab, expected)
+        stream = lab["once"]
+        end = stream.end_offset
+        assert stream.append(maker().table(0, 5)) == range(end, end + 5)
+        assert stream.compact().compacted_upto == end + 5
+        keys = set(expected["streams"]["once"]["keys"]) | {f"schlüssel {n}" for n in range(5)}
+        assert sorted(stream.table().to_polars()["key"]) == sorted(keys)
         assert lab.verify().ok

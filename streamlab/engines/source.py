@@ -67,6 +67,11 @@ class _Ahead(threading.Thread):
         return self._found
 
 
+def _chunks(snapshot: Snapshot) -> Iterator[Chunk]:
+    """Yield the rows of a snapshot; that some were compacted away is said when they are read."""
+    yield from snapshot.chunks(snapshot.segments())
+
+
 class SourceReader:
     """Reads a scan from some offset on, a batch at a time, and knows how far it has come."""
 
@@ -97,7 +102,6 @@ class SourceReader:
                 f"{snapshot.stop}",
                 asked=self.position, available=range(snapshot.start, snapshot.stop),
             )  # fmt: skip
-        replace(snapshot, start=self.position).check_whole()
         self.stream_time = self._before(moment)
         self.started = self.stream_time
         self.told = NEVER  # the stream time that was given out last
@@ -152,7 +156,7 @@ class SourceReader:
         self._look(snapshot)
         if self.position < snapshot.stop:
             part = replace(snapshot, start=self.position, since=None, until=None)
-            self._chunks = part.chunks(part.segments())
+            self._chunks = _chunks(part)
             self._reach = snapshot.stop
 
     def check(self) -> None:

@@ -109,7 +109,7 @@ class Compactor:
     def _reach(self) -> tuple[tuple[Segment, ...], str]:
         """Return the segments that may be compacted, and what ends them."""
         floors = {f'hold "{name}"': at for name, at in held_back(self.folder / "pins").items()}
-        for start, stop in pinned(self.folder / "pins"):
+        for start, stop in pinned(self.folder / "pins", history=True):
             if start < stop:
                 floors[f"a view of offsets [{start}, {stop})"] = start
         by, floor = min(floors.items(), key=lambda item: item[1], default=("", FOREVER))

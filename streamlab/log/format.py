@@ -243,7 +243,7 @@ def add_runs(table: array[int], frame: Frame, metadata: bytes | memoryview) -> b
     if len(metadata) and frame.kind in (Kind.ROWS, Kind.POSITION):
         note, runs = load_extra(metadata)
     moved = frame.kind == Kind.POSITION and frame.after > frame.before
-    if not moved and frame.kind not in (Kind.ROWS, Kind.HEARTBEAT):
+    if not moved and frame.kind not in (Kind.ROWS, Kind.SPARSE, Kind.HEARTBEAT):
         return note
     if runs is None or not len(runs):
         table.extend((frame.base, frame.append_time, frame.before, frame.after))

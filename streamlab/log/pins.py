@@ -34,9 +34,13 @@ HOLD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 class Pin:
-    """Keeps the rows in [start, stop) readable until `release`, or until it is collected."""
+    """Keeps the rows in [start, stop) readable until `release`, or until it is collected.
 
-    def __init__(self, folder: Path, start: int, stop: int) -> None:
+    One that is ``passable`` keeps the files, and lets compaction go on beyond it: what it is for is
+    the latest rows, not the history.
+    """
+
+    def __init__(self, folder: Path, start: int, stop: int, *, passable: bool = False) -> None:
         self.start, self.stop = start, stop
         self._release: Callable[[], object] = lambda: None
         path = folder / f"{uuid.uuid4().hex}.pin"
@@ -50,8 +54,10 @@ class Pin:
             return
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
-            content = json.dumps({"start": start, "stop": stop, "pid": os.getpid()})
-            disk.write(fd, [content.encode()], 0)
+            content = {"start": start, "stop": stop, "pid": os.getpid()}
+            if passable:
+                content["passable"] = True
+            disk.write(fd, [json.dumps(content).encode()], 0)
             disk.rename(beside, path)
         except BaseException as error:
             _drop(beside, fd, os.getpid())
@@ -73,10 +79,13 @@ def _drop(path: Path, fd: int, pid: int) -> None:
         os.close(fd)
 
 
-def pinned(folder: Path, *, within: float | None = None) -> list[tuple[int, int]]:
+def pinned(
+    folder: Path, *, within: float | None = None, history: bool = False
+) -> list[tuple[int, int]]:
     """Return the ranges that live pins hold, and remove the pins of the dead.
 
-    ``within`` counts only the pins of so many seconds: those of reads that are under way.
+    ``within`` counts only the pins of so many seconds: those of reads that are under way;
+    ``history`` leaves out those that compaction may pass.
     """
     ranges = []
     for path in folder.glob("[0-9a-f]*.pin"):
@@ -89,7 +98,9 @@ def pinned(folder: Path, *, within: float | None = None) -> list[tuple[int, int]
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if within is None or time.time() - os.fstat(fd).st_mtime < within:
-                    ranges.append(_range(os.pread(fd, 4096, 0)))
+                    start, stop, passable = _range(os.pread(fd, 4096, 0))
+                    if not (history and passable):
+                        ranges.append((start, stop))
                 continue
             with contextlib.suppress(OSError):
                 disk.unlink(path)
@@ -98,13 +109,13 @@ def pinned(folder: Path, *, within: float | None = None) -> list[tuple[int, int]
     return ranges
 
 
-def _range(content: bytes) -> tuple[int, int]:
+def _range(content: bytes) -> tuple[int, int, bool]:
     """Return what a live pin holds; one that cannot be read holds everything."""
     try:
         held = json.loads(content)
-        return int(held["start"]), int(held["stop"])
+        return int(held["start"]), int(held["stop"]), bool(held.get("passable"))
     except (ValueError, LookupError, TypeError):
-        return 0, 2**63 - 1
+        return 0, 2**63 - 1, False
 
 
 def hold(folder: Path, name: str, offset: int) -> None:

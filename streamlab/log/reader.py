@@ -189,9 +189,9 @@ class LogReader:
                 state += [path.stat().st_ino, path.stat().st_size]
         return tuple(state)
 
-    def pin(self, start: int, stop: int) -> Pin | None:
-        """Keep the rows in [start, stop) from being removed while the pin lives."""
-        return Pin(self.folder / "pins", start, stop) if self.pins else None
+    def pin(self, start: int, stop: int, *, passable: bool = False) -> Pin | None:
+        """Keep the rows in [start, stop) from being removed while the pin lives; see `Pin`."""
+        return Pin(self.folder / "pins", start, stop, passable=passable) if self.pins else None
 
     def holds(self, moment: Moment, start: int, stop: int) -> bool:
         """Whether the rows of a range are there still: what was pinned may be gone before."""
@@ -288,7 +288,7 @@ class LogReader:
                 file.reach(stop)
             except FileNotFoundError:
                 self._forget(segment)
-                now = self._moved(at)
+                now = self._moved(at, segment.number)
                 if now.file == segment.file:
                     if at < self.manifest().start:
                         raise self._removed(at) from None
@@ -301,12 +301,19 @@ class LogReader:
             else:
                 return file, stop
 
-    def _moved(self, offset: int) -> Segment:
-        """Find the file that holds an offset now, the one that held it being gone."""
+    def _moved(self, offset: int, number: int) -> Segment:
+        """Find the file that holds an offset now, the one of this number that held it being gone."""
         manifest = self.manifest(again=True)
-        for segment in manifest.segments[:-1] + manifest.retired:
-            if segment.base <= offset < segment.stop:
+        found = [
+            segment
+            for segment in manifest.segments[:-1] + manifest.retired
+            if segment.base <= offset < segment.stop
+        ]
+        for segment in found:
+            if segment.number == number:  # sealed since, and perhaps compacted: it has all rows
                 return segment
+        if found:
+            return found[0]
         if offset >= manifest.active.base:
             return manifest.active
         raise self._removed(offset)

@@ -1,4 +1,4 @@
-"""Make the golden lab of the format in force: `python tests/golden/make.py v1`.
+"""Make the golden lab of a format: `python tests/golden/make.py v2`; v2 is what compaction writes.
 
 A golden lab is made once, when a format version is born, and only read ever after: it is how we know
 that what users recorded years ago still opens. So this refuses to write where there is one.
@@ -92,16 +92,61 @@ def make(folder):
                 "append_times": got["_append_time"].cast(pa.int64()).to_pylist(),
             }
         frozen = lab.freeze()
+    keep(folder, {"streams": wanted, "frozen": frozen})
+
+
+def make_compacted(folder):
+    """Make a lab with streams that were compacted, once and again, and what is left of them."""
+    clock = ManualClock("2026-01-02T00:00:00Z")
+    schema = table(0, 1).schema
+    keyed = pa.array([n % 11 != 5 for n in range(600)])
+    with Lab(folder / "lab", clock=clock) as lab:
+        for name, options in {
+            "once": {},
+            "again": {"partitions": 3, "settings": sl.Settings(compression="zstd")},
+        }.items():
+            stream = lab.create(name, schema, time="ts", key="key", cleanup="compact", **options)
+            stream.append(table(0, 300).filter(keyed.slice(0, 300)))
+            clock.advance("1s")
+            stream.delete("schlüssel 2")
+            stream.compact()
+            if name == "again":
+                clock.advance("2d")
+                stream.append(table(300, 100).filter(keyed.slice(300, 100)))
+                stream.advance("2026-01-01T01:00Z")
+                stream.compact()
+            stream.append(table(400, 20).filter(keyed.slice(400, 20)))
+        wanted = {}
+        for name, stream in lab.items():
+            stats = stream.stats()
+            left = stream.view(compacted="ok").to_arrow()
+            wanted[name] = {
+                "start": stats.earliest_offset,
+                "end": stats.end_offset,
+                "compacted_upto": stats.compacted_upto,
+                "stream_time": stats.stream_time,
+                "offsets": left["_offset"].to_pylist(),
+                "append_times": left["_append_time"].cast(pa.int64()).to_pylist(),
+                "ts": left["ts"].cast(pa.int64()).to_pylist(),
+                "value": left["value"].to_pylist(),
+                "keys": sorted(stream.table().to_polars()["key"]),
+            }
+        frozen = lab.freeze()
+    keep(folder, {"streams": wanted, "frozen": frozen})
+
+
+def keep(folder, expected):
+    """Put beside a lab what it holds, and take out what only this machine knows."""
     for lock in (folder / "lab").rglob("locks/*"):
         lock.unlink()  # they say which process of which machine had them
-    (folder / "expected.json").write_text(
-        json.dumps({"streams": wanted, "frozen": frozen}, indent=1)
-    )
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1))
 
+
+MAKERS = {"v1": make, "v2": make_compacted}
 
 if __name__ == "__main__":
     target = Path(__file__).parent / sys.argv[1]
     if target.exists():
         sys.exit(f"{target} is there: a golden lab is never rewritten")
     target.mkdir()
-    make(target)
+    MAKERS[sys.argv[1]](target)
