@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Progress", "Spec"]
 
+LOOK_SECONDS = 0.5
 RECORD_SECONDS = 1.0
 """Places after which there were no results are recorded at most so often."""
 
@@ -174,7 +175,8 @@ class Job:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f'job "{self.name}" is not there yet: {self.progress}')
-                self._turn.wait(left)
+                # An untimed wait would miss Ctrl-C.
+                self._turn.wait(LOOK_SECONDS if left is None else min(left, LOOK_SECONDS))
         if self.error is not None:
             raise self.error
         if not caught_up:
