@@ -36,6 +36,7 @@ VERBS = [
     "fork",
     "pack",
     "unpack",
+    "compact",
 ]
 
 
@@ -417,6 +418,29 @@ def test_verify_works_where_the_lab_cannot_be_opened(lab, run, tmp_path):
     (tmp_path / "lab" / "lab.json").write_bytes(b"\xff")
     code, out, _ = run("verify", lab)
     assert (code, "lab.json" in out, "3 rows" in out) == (1, True, True)
+
+
+def test_compact_says_what_it_did_and_other_verbs_show_what_is_left(run, tmp_path):
+    """`compact` prints a line for each stream; looking works after it, and export asks."""
+    path = tmp_path / "lab"
+    with sl.open(path) as lab:
+        lab.create("plain", {"k": [1]})
+        lab.create("keyed", {"k": [1, 2, 1], "v": [1, 2, 3]}, key="k", cleanup="compact")
+    code, out, _ = run("compact", path)
+    assert code == 0
+    assert re.search(r"keyed +3 +2 +1 ", out)
+    assert "plain" not in out
+    assert run("compact", path, "plain")[0] == 1
+    code, out, _ = run("compact", path, "keyed", "--json")
+    assert json.loads(out)["compacted_upto"] == 3
+    assert run("ls", path)[0] == run("info", path, "keyed")[0] == 0
+    code, out, _ = run("tail", path, "keyed", "--json")
+    assert [json.loads(line)["v"] for line in out.splitlines()] == [2, 3]
+    code, _, err = run("export", path, "keyed", tmp_path / "x.csv")
+    assert code == 1
+    assert "--compacted" in err
+    assert run("export", path, "keyed", tmp_path / "x.csv", "--compacted")[0] == 0
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 3
 
 
 def test_demo_runs(tmp_path, capsys):
