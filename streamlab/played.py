@@ -112,7 +112,7 @@ class _PlayedReader:
             stream_time=stream_time, append_time=append_time,
         )  # fmt: skip
 
-    def pin(self, start: int, stop: int) -> None:
+    def pin(self, start: int, stop: int, *, passable: bool = False) -> None:
         """Pin nothing: the replay keeps its rows for as long as anybody reads it."""
 
 
