@@ -47,6 +47,10 @@ OPEN = ":open:"
 """What stands for a database that is not a path."""
 
 
+PLAIN = (type(None), bool, int, float, str, bytes, dt.date, dt.timedelta)
+"""Values whose repr is the same in every process, and tells them apart."""
+
+
 class Jobs(Mapping[str, Job]):
     """The jobs of a lab that this handle has started; ``lab.jobs``."""
 
@@ -374,10 +378,27 @@ def _contents(node: p.Node) -> Iterator[str]:
     elif isinstance(node, p.Project | p.Aggregate):
         yield from (str(tree(e)) for e in node.columns)
     elif isinstance(node, p.MapBatches):
-        code = getattr(node.function, "__code__", None)
-        yield "" if code is None else _code_text(code)
+        yield _function_text(node.function)
     elif isinstance(node, p.FrameJoin):
         yield str(node.frame.hash_rows(seed=0).sum())
+
+
+def _function_text(function: Any) -> str:
+    """Return a function as text: its code, and the plain values that it has from around it."""
+    code = getattr(function, "__code__", None)
+    if code is None:  # a callable object: its kind is all that can be told
+        return type(function).__qualname__
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    values = [
+        _function_text(v)
+        if callable(v)
+        else repr(v)
+        if isinstance(v, PLAIN)
+        else type(v).__qualname__
+        for v in held
+    ]
+    return f"{_code_text(code)} {values}"
 
 
 def _code_text(code: Any) -> str:

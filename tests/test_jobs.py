@@ -353,6 +353,23 @@ def test_a_function_is_the_same_query_in_every_process(lab):
         stream.map_batches(made(3)).run("out")
 
 
+def test_a_function_with_other_values_from_around_it_is_another_query(lab):
+    """What a function closes over, and its defaults, belong to what is asked."""
+    stream = stream_of(lab)
+
+    def scaled(factor, also=1):
+        def function(frame, also=also):
+            return frame.with_columns(i=pl.col("i") * factor * also)
+
+        return function
+
+    for again in range(2):
+        stream.map_batches(scaled(2)).run("out").wait(10).stop()
+    for other in (scaled(3), scaled(2, also=5)):
+        with pytest.raises(sl.QueryError, match="another"):
+            stream.map_batches(other).run("out")
+
+
 def test_heartbeats_at_the_place_of_a_job_count_once(lab):
     """A heartbeat that closed windows before a stop closes none again; one that came after, closes its own."""
     times = [BASE + dt.timedelta(seconds=s) for s in (15, 5)]
