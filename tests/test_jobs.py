@@ -363,7 +363,7 @@ def test_a_function_with_other_values_from_around_it_is_another_query(lab):
 
         return function
 
-    for again in range(2):
+    for _ in range(2):
         stream.map_batches(scaled(2)).run("out").wait(10).stop()
     for other in (scaled(3), scaled(2, also=5)):
         with pytest.raises(sl.QueryError, match="another"):
