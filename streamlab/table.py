@@ -67,8 +67,12 @@ class Table:
 
     @property
     def _folded(self) -> Scan:
-        """What states are folded from: also what compaction has left, which has every latest row."""
-        return replace(self._scan, compacted=True)
+        """What states are folded from: also what compaction has left, which has every latest row.
+
+        Not so between event times: of a key the last row may lie outside, and others are gone.
+        """
+        bounded = self._scan.since is not None or self._scan.until is not None
+        return self._scan if bounded else replace(self._scan, compacted=True)
 
     @property
     def _table_scan(self) -> Scan:

@@ -134,7 +134,7 @@ def test_a_held_view_shows_the_same_rows_whatever_happens(steps, seed):
 
 def test_control_views_without_pins_are_found_out(monkeypatch):
     """The same harness finds rows missing when a view does not pin them."""
-    monkeypatch.setattr(LogReader, "pin", lambda *_: None)
+    monkeypatch.setattr(LogReader, "pin", lambda *_, **__: None)
     rng = seeded("control")
     event = {"ts": 1_767_225_600_000_000, "k": "a", "v": 1}
     steps = [("append", [event] * 30), ("seal", None)] * 3
@@ -286,7 +286,7 @@ def test_the_views_of_a_process_that_was_killed_hold_nothing(tmp_path):
 def test_control_views_elsewhere_without_pins_are_found_out(tmp_path, monkeypatch):
     """The same harness finds views broken by trims when they do not pin."""
     warm_up(tmp_path)
-    monkeypatch.setattr(LogReader, "pin", lambda *_: None)
+    monkeypatch.setattr(LogReader, "pin", lambda *_, **__: None)
     wrong, child, _ = between_processes(tmp_path / "lab", seeded("c"), 12, child_views=True)
     child.end()
     print(f"control: {len(wrong)} violations")
