@@ -270,10 +270,10 @@ def test_a_view_that_is_taken_during_a_trim_reads_or_is_refused_at_once(tmp_path
         reader = stream._scan.log.reader
         real = reader.pin
 
-        def pin_late(start, stop):
+        def pin_late(start, stop, **options):
             with contextlib.suppress(sl.StreamlabError):
                 other["s"].trim(6)
-            return real(start, stop)
+            return real(start, stop, **options)
 
         reader.pin = pin_late
         try:
