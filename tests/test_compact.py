@@ -670,3 +670,27 @@ def test_a_foreign_reader_finds_the_offsets(lab, tmp_path):
     assert table.column_names == ["_offset", "ts", "k", "n"]
     assert table["_offset"].to_pylist() == [55, 56, 57, 58, 59]
     assert pl.read_ipc(path)["n"].to_list() == [55, 56, 57, 58, 59]
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_view_that_is_taken_during_a_compaction_is_of_before_or_after(lab, monkeypatch, checked):
+    """The moment is taken anew if compaction came before the pin; without that look rows are gone."""
+    stream = grown(lab)
+    log = stream._scan.log
+    real = log.reader.pin
+
+    def pin_late(start, stop, **options):
+        log.reader.pin = real
+        stream.compact()
+        return real(start, stop, **options)
+
+    monkeypatch.setattr(log.reader, "pin", pin_late)
+    if not checked:
+        monkeypatch.setattr(log.reader, "holds", lambda moment, start, stop: True)
+    view = stream.view(compacted="ok").as_of(60)
+    log.reader._files.clear()
+    if checked:
+        assert offsets(view) == [55, 56, 57, 58, 59]
+    else:
+        with pytest.raises(sl.OffsetOutOfRange, match="was compacted up to 60"):
+            offsets(view)
