@@ -69,10 +69,12 @@ class Table:
     def _folded(self) -> Scan:
         """What states are folded from: also what compaction has left, which has every latest row.
 
-        Not so between event times: of a key the last row may lie outside, and others are gone.
+        Not so by another key than the stream's own, nor between event times: of a key the last row
+        may lie outside, and others are gone.
         """
         bounded = self._scan.since is not None or self._scan.until is not None
-        return self._scan if bounded else replace(self._scan, compacted=True)
+        whole = self._keyed.own and not bounded
+        return replace(self._scan, compacted=True) if whole else self._scan
 
     @property
     def _table_scan(self) -> Scan:

@@ -694,3 +694,22 @@ def test_a_view_that_is_taken_during_a_compaction_is_of_before_or_after(lab, mon
     else:
         with pytest.raises(sl.OffsetOutOfRange, match="was compacted up to 60"):
             offsets(view)
+
+
+def test_a_table_by_another_key_needs_all_rows(lab):
+    """Compaction keeps the last row of the stream's own key: by another one rows would be missed."""
+    stream = grown(lab)
+    assert stream.table(key="n").to_polars().height == 60
+    stream.compact()
+    assert stream.table().to_polars().height == 5
+    with pytest.raises(sl.QueryError, match="compacted up to offset 60"):
+        stream.table(key="n").to_polars()
+
+
+def test_a_job_that_ended_holds_no_more_than_it_needs(lab):
+    """A job that came to its end within a moment lets compaction go on behind it."""
+    stream = grown(lab)
+    job = stream.filter(pl.col("n") >= 0).run("out", follow=False).wait(10, caught_up=False)
+    del job
+    gc.collect()
+    assert stream._scan.log.holds() == {"job-out": 60}
