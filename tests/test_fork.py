@@ -86,7 +86,9 @@ class Pair:
     def __init__(self, run, at):
         self.run = run
         self.other = object.__new__(Run)
-        self.other.__dict__.update(lab=run.lab, clock=run.clock, last=run.last)
+        rows, whole = run.oracle.rows, at == run.oracle.end
+        last = run.last if whole else rows[at - 1]["append_time"]
+        self.other.__dict__.update(lab=run.lab, clock=run.clock, last=last)
         self.other.stream = run.stream.fork("fork", at)
         oracle = type(run.oracle)()
         oracle.rows, oracle.start = run.oracle.rows[:at], run.oracle.start
