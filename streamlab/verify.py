@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -57,6 +57,7 @@ __all__ = ["FrameFile", "Gap", "Move", "Problem", "Report", "verify_lab", "verif
 T = TypeVar("T")
 
 OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups", "snapshots"}
+MISSING = "the file is missing"
 ATTEMPTS = 25
 """A stream that is written meanwhile is looked at again, so many times at most."""
 
@@ -200,7 +201,20 @@ def verify_stream(catalog: Catalog, name: str) -> Report:
         if found & seen or not found or before == _versions(folder):
             break  # what is found twice is there, whoever writes meanwhile
         seen = found
-    return report
+    return _without_moved(folder, report)
+
+
+def _without_moved(folder: Path, report: Report) -> Report:
+    """Leave out files that are missing because they have been sealed or removed by now."""
+    try:
+        manifest = read_manifest(folder / "manifest")
+    except (OSError, StreamlabError):
+        return report
+    listed = {segment.file for segment in manifest.segments + manifest.retired}
+    moved = {p for p in report.problems if p.reason == MISSING and Path(p.file).name not in listed}
+    kept = tuple(p for p in report.problems if p not in moved)
+    told = [f"{p.file} was sealed or removed while it was to be read" for p in moved]
+    return replace(report, problems=kept, notes=(*report.notes, *sorted(told)))
 
 
 def _versions(folder: Path) -> list[tuple[int, int]]:
@@ -262,7 +276,7 @@ class Checks:
         causes = (error, error.__cause__, error.__context__)
         missing = any(isinstance(cause, FileNotFoundError) for cause in causes)
         text = getattr(error, "message", None) or str(error) or type(error).__name__
-        self.problem(path, 0, "the file is missing" if missing else text)
+        self.problem(path, 0, MISSING if missing else text)
 
 
 def _verified(catalog: Catalog, folder: Path) -> Report:
