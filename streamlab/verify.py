@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups", "snapshots"}
 MISSING = "the file is missing"
-ATTEMPTS = 25
+ATTEMPTS = 5
 """A stream that is written meanwhile is looked at again, so many times at most."""
 
 ERRORS = (
