@@ -292,7 +292,9 @@ class Job:
             ):
                 self._record(runner)
         self._record(runner)
-        self._kept = float("-inf")  # once more, however lately it was: this is what is needed to go on
+        self._kept = float(
+            "-inf"
+        )  # once more, however lately it was: this is what is needed to go on
         self._keep(runner, runner.since())
 
     def _step(self, runner: Runner) -> bool:
