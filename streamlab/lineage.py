@@ -15,7 +15,7 @@ import numpy as np
 from streamlab import plan as p
 from streamlab.aggregate import aggregation
 from streamlab.clock import FOREVER, NEVER
-from streamlab.duration import format_duration, format_instant, parse_instant
+from streamlab.duration import EPOCH, format_duration, format_instant, parse_instant
 from streamlab.engines.batch import BEFORE, ORDER, TIME, watermark
 from streamlab.engines.local import Runner, visible
 from streamlab.engines.state import WindowOperator, marks_of
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["explain", "trace"]
 
 BOUNDS = ("window_start", "window_end", "window_time")
+
+MOST_INNER = 1_000
+"""So many windows under another one are traced at most, each of them through the log."""
 
 
 def _window_of(node: p.Node) -> p.Aggregate | p.WindowSqlStep:
@@ -187,6 +190,10 @@ def _originals(inside: p.Node, rows: pl.DataFrame) -> pl.DataFrame:
     node = inside
     while isinstance(node, kinds):
         node = node.input
+    if len(sources) == 1 and isinstance(node, p.Aggregate | p.WindowSqlStep):
+        named = [n for n in (*node.by, "window_start", "window_end") if n in rows.columns]
+        if "window_start" in named and node.window.kind != "sliding":
+            return _deeper(node, rows.select(named).unique(maintain_order=True))
     if len(sources) != 1 or not isinstance(node, p.Source):
         return visible(rows).drop([name for name in rows.columns if name == "\0met"])
     offsets = rows[ORDER].unique().sort()
@@ -196,6 +203,25 @@ def _originals(inside: p.Node, rows: pl.DataFrame) -> pl.DataFrame:
     found = pl.from_arrow(scan.fix().reader().read_all())
     assert isinstance(found, pl.DataFrame)
     return found.filter(pl.col("_offset").is_in(offsets.implode()))
+
+
+def _deeper(node: p.Node, windows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows behind several results of a window that is under another one.
+
+    Raises:
+        QueryError: they are so many that going through the log for each would take very long.
+    """
+    import polars as pl
+
+    if windows.height > MOST_INNER:
+        raise QueryError(
+            f"{windows.height:,} windows lie behind this result, each of which would be traced",
+            hint="name more keys, or trace one of the inner windows by a query of its own",
+        )
+    parts = [trace(node, row) for row in windows.to_dicts()]
+    if not parts:
+        return trace(node, {"window_start": EPOCH}).clear()
+    return pl.concat(parts).unique("_offset").sort("_offset")
 
 
 # -- explain -------------------------------------------------------------------------------------

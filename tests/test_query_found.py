@@ -346,3 +346,18 @@ def test_sql_that_joins_windows_which_close_apart_is_refused(lab, stream, text):
     """What such a statement gives would depend on which windows happen to close together."""
     with pytest.raises(sl.QueryError):
         lab.query(text)
+
+
+def test_a_window_over_windows_is_traced_to_the_log(lab):
+    """The rows behind a window over windows are those of the log, each once, by their offsets."""
+    rows = {"ts": [BASE + dt.timedelta(seconds=s) for s in range(0, 240, 7)]}
+    rows |= {"k": ["ab"[n % 2] for n in range(35)], "x": list(range(35))}
+    stream = lab.create("s", rows, time="ts")
+    inner = stream.window(sl.tumbling("10s"), by="k").agg(n=pl.len(), x=pl.col("x").sum())
+    outer = inner.filter(pl.col("n") > 0).window(sl.tumbling("1m"), by="k").agg(x=pl.col("x").sum())
+    for row in outer.collect("final").to_dicts():
+        behind = outer.trace(k=row["k"], window_start=row["window_start"])
+        assert behind["x"].sum() == row["x"]
+        assert behind["_offset"].is_sorted() and behind["_offset"].is_unique().all()
+        assert behind["ts"].is_between(row["window_start"], row["window_end"], closed="left").all()
+    assert outer.trace(k="a", window_start=BASE - dt.timedelta(days=1)).height == 0
