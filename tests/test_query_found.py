@@ -361,3 +361,15 @@ def test_a_window_over_windows_is_traced_to_the_log(lab):
         assert behind["_offset"].is_sorted() and behind["_offset"].is_unique().all()
         assert behind["ts"].is_between(row["window_start"], row["window_end"], closed="left").all()
     assert outer.trace(k="a", window_start=BASE - dt.timedelta(days=1)).height == 0
+
+
+def test_late_pairs_are_no_late_rows(lab):
+    """Pairs that come too late for a window after a join are shown, and not counted as rows read."""
+    at = lambda *s: [BASE + dt.timedelta(seconds=x) for x in s]  # noqa: E731
+    left = lab.create("l", {"ts": at(0, 100, 200, 1), "k": [1, 1, 1, 1]}, time="ts", delay="1h")
+    right = lab.create("r", {"ts": at(0, 100, 200, 1), "k": [1, 1, 1, 1]}, time="ts", delay="1h")
+    pairs = left.join(right, on="k", within=("-5s", "5s"))
+    query = pairs.window(sl.tumbling("10s"), delay="0s").agg(n=pl.len())
+    job = query.run(follow=False).wait(10, caught_up=False)
+    assert query.late().height > 0
+    assert (job.progress.rows_in, job.progress.rows_late) == (8, 0)

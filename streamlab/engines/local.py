@@ -160,7 +160,7 @@ class _Compiler:
         index = len(self.sources)
         wanted = None if self.everything else self.columns.get(id(node))
         kinds = {c: kind for c, kind in node.schema.items() if wanted is None or c in wanted}
-        appended = _has_table_join(root)
+        appended = _holds(root, p.TableJoin)
         start = None if self.starts is None else self.starts[index]
         reader = SourceReader(node.scan, kinds, index, self.width, appended=appended, start=start)
         self.sources.append(reader)
@@ -230,6 +230,7 @@ class _Compiler:
         else:
             made = Panes(node.window, node.by, late, how, columns)
         made.edge = self._edge(node)
+        made.of_rows = not _holds(node, p.IntervalJoin)
         made.prepare(empty)
         return made, made.peek(empty), 0
 
@@ -313,8 +314,9 @@ def _name_of(node: p.Node) -> str:
     return ", ".join(source.name for source in p.sources_of(node))
 
 
-def _has_table_join(node: p.Node) -> bool:
-    return isinstance(node, p.TableJoin) or any(map(_has_table_join, p.inputs_of(node)))
+def _holds(node: p.Node, kind: type) -> bool:
+    """Whether there is a step of a kind in a plan."""
+    return isinstance(node, kind) or any(_holds(other, kind) for other in p.inputs_of(node))
 
 
 def _by_order(node: p.Node) -> bool:

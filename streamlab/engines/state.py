@@ -92,6 +92,7 @@ class WindowOperator(Operator):
 
     # -- late rows ---------------------------------------------------------------------------
 
+    of_rows = True  # not pairs of a join: of those it cannot be said which row read was late
     counted_from_time = 0  # 1 where late_by counts from a row's time, which is 1 before its end
 
     def _ends(self, times: Times) -> tuple[Times, Times]:
@@ -123,11 +124,12 @@ class WindowOperator(Operator):
         marks = np.full(frame.height, NEVER, dtype=np.int64)
         marks[behind[closed]] = met[closed]
         frame = frame.with_columns(pl.Series(OPEN, marks))
-        self.rows_partly_late += int((closed & ~late).sum())
+        self.rows_partly_late += int((closed & ~late).sum()) if self.of_rows else 0
         if not late.any():
             return frame, None
         gone = frame[behind[late]]
-        self.rows_late += gone[ORDER].n_unique()  # a join may have made several of one
+        if self.of_rows:
+            self.rows_late += gone[ORDER].n_unique()  # a join may have made several of one
         if self.on_late is not None:
             by_how_much = (met - last)[late] + self.counted_from_time
             mark = pl.col(OPEN).cast(pl.Datetime("us", "UTC")).alias("_watermark")
