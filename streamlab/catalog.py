@@ -71,7 +71,14 @@ class StreamInfo:
         return len(self.schemas)
 
     def stored(self, schema_id: int) -> pa.Schema:
-        """Return the schema of files with this id."""
+        """Return the schema of files with this id.
+
+        Raises:
+            CorruptSegment: ``stream.json`` has none of that id: an older one came back in a power cut.
+        """
+        if not 1 <= schema_id <= len(self.schemas):
+            reason = f"files have schema {schema_id}, and it ends with {len(self.schemas)}"
+            raise CorruptSegment(Path(self.name) / "stream.json", 0, reason)
         return self.schemas[schema_id - 1]
 
     @property

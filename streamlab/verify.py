@@ -57,7 +57,7 @@ __all__ = ["FrameFile", "Gap", "Move", "Problem", "Report", "verify_lab", "verif
 T = TypeVar("T")
 
 OWN_FILES = {"stream.json", "manifest", "head", "locks", "pins", "groups", "snapshots"}
-MISSING = "the file is missing"
+MISSING, OLDER = "the file is missing", "it is an older one"
 ATTEMPTS = 5
 """A stream that is written meanwhile is looked at again, so many times at most."""
 
@@ -201,19 +201,25 @@ def verify_stream(catalog: Catalog, name: str) -> Report:
         if found & seen or not found or before == _versions(folder):
             break  # what is found twice is there, whoever writes meanwhile
         seen = found
-    return _without_moved(folder, report)
+    return report if before == _versions(folder) else _without_moved(folder, report)
 
 
 def _without_moved(folder: Path, report: Report) -> Report:
-    """Leave out files that are missing because they have been sealed or removed by now."""
+    """Leave out what is so because somebody writes.
+
+    That is a manifest that was replaced during the look, and segments that have been sealed or
+    removed by now.
+    """
     try:
         manifest = read_manifest(folder / "manifest")
     except (OSError, StreamlabError):
         return report
     listed = {segment.file for segment in manifest.segments + manifest.retired}
-    moved = {p for p in report.problems if p.reason == MISSING and Path(p.file).name not in listed}
+    missing = {p: Path(p.file).name for p in report.problems if p.reason == MISSING}
+    moved = {p for p, name in missing.items() if FILE_NAME.fullmatch(name) and name not in listed}
+    moved |= {p for p in report.problems if p.reason.startswith(OLDER)}
     kept = tuple(p for p in report.problems if p not in moved)
-    told = [f"{p.file} was sealed or removed while it was to be read" for p in moved]
+    told = [f"{p.file} was replaced or removed while it was to be read" for p in moved]
     return replace(report, problems=kept, notes=(*report.notes, *sorted(told)))
 
 
