@@ -261,13 +261,10 @@ class Jobs(Mapping[str, Job]):
             name, target, emit, [*_lines(plan, emit), f"start {start}"], digest,
             wanted, times, reading, Runner(plan).edge, generation, time.time(),
         )  # fmt: skip
+        with contextlib.suppress(FileExistsError):
+            disk.make_dir(self._folder)
         if "memory" not in target:
-            with contextlib.suppress(FileExistsError):
-                disk.make_dir(self._folder)
             disk.replace_file(self._folder / f"{name}.json", dump_json(spec.content()))
-        else:
-            with contextlib.suppress(FileExistsError):
-                disk.make_dir(self._folder)
         return spec
 
     def _forget(self, known: Spec, into: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 import pyarrow as pa
 
 from streamlab import ingest, views
-from streamlab.catalog import Catalog, StreamInfo, require_columns
+from streamlab.catalog import Catalog, StreamInfo
 from streamlab.clock import FOREVER, NEVER
 from streamlab.consumer import Consumer
 from streamlab.duration import (
@@ -640,14 +640,3 @@ def _size_of(snapshot: Snapshot, file: str) -> int:
         return (snapshot.log.folder / file).stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def checked_columns(info: StreamInfo) -> None:
-    """See that time and key are columns of the schema.
-
-    Raises:
-        SchemaMismatch: one of them is not.
-    """
-    require_columns(info.schema, info.key, "key")
-    if info.time is not None:
-        require_columns(info.schema, [info.time], "time")

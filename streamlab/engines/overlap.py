@@ -44,10 +44,10 @@ def put_together(
     panes: pl.DataFrame, window: Window, keys: Sequence[str], merges: Sequence[pl.Expr],
     first: int, last: int,
 ) -> pl.DataFrame:  # fmt: skip
-    """Merge partial results of panes, at most one per key and `PLACE`, into those of windows.
+    """Merge partial results of panes, told by their number in `PLACE`, into those of windows.
 
-    Returned are the windows whose last pane is one of ``first`` to ``last``, told by it in `PLACE`;
-    hopping windows of every pane, also those that no window of theirs ends with.
+    Returned are the windows whose last pane is one of ``first`` to ``last``, told by it in `PLACE`. Of
+    hopping windows there is one for each pane: the caller takes those that are on the grid.
     """
     import polars as pl
 

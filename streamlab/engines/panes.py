@@ -60,7 +60,8 @@ class Panes(WindowOperator):
         new = [p for p in found.tolist() if p not in self.panes]
         if new:
             self._note(np.array(sorted(new), dtype=np.int64), batch.since)
-        self.store.add(kept)
+        if kept.height:
+            self.store.add(kept)
 
     def _kept(self, frame: pl.DataFrame, late: pl.Series | None = None) -> pl.DataFrame:
         """Return what is held of rows: partial results per key and pane, or the rows."""
