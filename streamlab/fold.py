@@ -119,7 +119,6 @@ class Fold:
         wanted = list(self.kinds) if columns is None else list(columns)
         self.columns = [*wanted, *(name for name in keyed.key if name not in wanted)]
         self.table = keyed.identity(snapshot.schema)
-        # A snapshot from before would bring keys back whose deletions were compacted away.
         self._compacted = snapshot.moment.compacted
         self.at = snapshot.start
         self.last = snapshot.start  # the last snapshot at or below `at`
@@ -176,7 +175,7 @@ class Fold:
             found = snapshots.load(path)
             if found is not None and self._fits(found[0]):
                 label, rows = found
-                if label.start <= self.snapshot.start and label.offset >= self._compacted:
+                if label.start <= self.snapshot.start:
                     self.at = self.last = label.offset
                     self.rows = self._shaped(rows)
                     return
@@ -184,11 +183,15 @@ class Fold:
                 snapshots.discard(path)
 
     def _fits(self, label: snapshots.Label) -> bool:
-        """Whether a snapshot is of this history: the row before it was appended when it says."""
+        """Whether a snapshot is of this history: the row before it was appended when it says.
+
+        One from below what is compacted would bring keys back whose deletions are gone.
+        """
         reader = self.snapshot.log.reader
         return (
             label.stream == reader.stream
             and label.table == self.table
+            and label.offset >= self._compacted
             and reader.append_time_below(label.offset) == label.append_time
         )
 

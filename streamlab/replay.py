@@ -86,8 +86,9 @@ class Replay:
         self._tables = [Timetable(scan, clock) for scan in self._scans]
         self._start, self._stop = self._bounds(start, stop)
         places = tuple(table.at(self._start) for table in self._tables)
-        for scan, place in zip(self._scans, places, strict=True):
-            replace(scan.fix(pin=False), start=place.end).check_whole()
+        for scan, table in zip(self._scans, self._tables, strict=True):
+            if start is None or self._start <= table.due(table.first):
+                scan.fix(pin=False).check_whole()
         self._begin = places
         self._course = Course(self._tables, places)
         if self._course.next_due() is None:

@@ -65,7 +65,10 @@ class Entries(NamedTuple):
 
 
 class Timetable:
-    """The entries of one stream, between the earliest row of a fixed scan and its end."""
+    """The entries of one stream, between the earliest row of a fixed scan and its end.
+
+    Where the stream was compacted they begin after that part: the rows there are not all of them.
+    """
 
     def __init__(self, scan: Scan, clock: Literal["event", "append"]) -> None:
         snapshot = scan.fix()
@@ -73,7 +76,8 @@ class Timetable:
         self._column = snapshot.info.time
         self._by_append = clock == "append"
         self._segments = snapshot.moment.manifest.segments
-        self.first = self._place_at(snapshot.start) if snapshot.start else Place(0, NEVER, 0)
+        start = min(max(snapshot.start, snapshot.moment.compacted), snapshot.stop)
+        self.first = self._place_at(start) if start else Place(0, NEVER, 0)
         self.last = self._place_at(snapshot.stop)
 
     def _place_at(self, offset: int) -> Place:
@@ -81,9 +85,11 @@ class Timetable:
         moment, reader = self._moment, self._reader
         if offset >= moment.end:
             return Place(offset, moment.stream_time, moment.append_time)
-        if offset > moment.start:
+        if offset > max(moment.start, moment.compacted):
             return Place(offset, *reader.times_at(moment, offset - 1, self._column))
-        return Place(offset, reader.stream_time_before(moment, offset, self._column), 0)
+        appended = reader.append_time_below(offset) if moment.compacted else 0
+        before = reader.stream_time_before(moment, offset, self._column)
+        return Place(offset, before, appended or 0)
 
     def due(self, place: Place) -> int:
         """Return when the entry before a place was due."""
