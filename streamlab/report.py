@@ -19,6 +19,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from streamlab.palette import (
+    BLUE,
+    GREEN,
+    INK,
+    LATE,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -42,39 +54,7 @@ __all__ = [
     "wrapped",
 ]
 
-INK, MUTED, FAINT = "#1b1f24", "#5d6570", "#d9dde2"
-BLUE, SKY, GREEN, ORANGE, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7"
-LATE = "#D55E00"
 LATE_DOTS: Any = {"s": 30, "color": LATE, "edgecolor": "white", "linewidth": 0.5, "zorder": 4}
-
-STYLE: Any = {  # matplotlib types each key
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": MUTED,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "text.color": INK,
-    "timezone": "UTC",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
-
 
 # ------------------------------------------------------------------------------------ tables
 

@@ -58,8 +58,8 @@ LAYERS = [
     ["follow", "ingest", "writer", "prune", "scan"],
     ["catalog", "log"],
     ["partition", "conform", "schema", "settings"],
-    ["window", "aggregate"],
-    ["progress", "clock", "duration", "errors"],
+    ["window", "aggregate", "shown"],
+    ["progress", "clock", "duration", "errors", "palette"],
 ]
 INSIDE_LOG = [
     ["fork"],
@@ -73,8 +73,8 @@ INSIDE_LOG = [
     ["disk"],
 ]
 GUESTS = {
-    "cli", "cli_io", "cli_parser", "cli_text", "cli_time", "demo", "demo_past", "demo_stage", "report",
-    "__main__",
+    "cli", "cli_io", "cli_parser", "cli_text", "cli_time", "demo", "demo_past", "demo_stage",
+    "palette", "report", "__main__",
 }  # fmt: skip
 BANNED = {"utils.py", "helpers.py", "core.py", "base.py", "common.py", "types.py", "manager.py"}
 
