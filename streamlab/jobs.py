@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ class Jobs(Mapping[str, Job]):
         self._lab = lab
         self._running: dict[str, Job] = {}
         self._lock = threading.RLock()
+        self._views: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __getitem__(self, name: str) -> Job:
         try:
@@ -89,8 +91,15 @@ class Jobs(Mapping[str, Job]):
             path.stem for path in self._folder.glob("*.json") if ".state" not in path.name
         )
 
+    def stop_with(self, view: Any) -> Any:
+        """Return what is looked at, and stop it when the lab closes."""
+        self._views.add(view)
+        return view
+
     def stop_all(self) -> None:
-        """Stop every job that runs."""
+        """Stop every job that runs, and every view that is live."""
+        for view in list(self._views):
+            view.stop()
         with self._lock:
             jobs = list(self._running.values())
         for job in jobs:

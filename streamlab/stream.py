@@ -39,6 +39,7 @@ from streamlab.query import Querying, source_of
 from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
+from streamlab.shown import notebook
 from streamlab.table import Table
 from streamlab.writer import Heartbeat, Writer
 
@@ -498,6 +499,25 @@ class Stream(Querying):
         from streamlab.mirror import mirror
 
         return mirror(self._scan, self._jobs, database, called, name)
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def live(self, rows: int = 20, **chart: Any) -> Any:
+        """Show the last ``rows`` rows as they come; returns at once, the widget to be shown.
+
+        It pauses, filters by a condition in SQL (``filter="price > 100"``), and goes back to any
+        offset. With ``x=``, ``y=``, ``color=`` or ``kind=`` it is a chart of the rows instead: see
+        `Query.live`.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+            QueryError: the condition, or a column of the chart, is none.
+        """
+        condition = chart.pop("filter", "")
+        if not chart or chart.get("kind") == "table":
+            return self._jobs.stop_with(notebook("table").live_table(self, rows, condition))
+        source = self.sql(f"SELECT * FROM this WHERE ({condition}\n)") if condition else self
+        return self._jobs.stop_with(notebook("chart").live_chart(source, **chart))
 
     # -- views -------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from streamlab.testing import ManualClock, temp_lab
 
 sys.path.insert(0, str(Path(__file__).parent))  # oracle.py, faults.py
 
+from browsing import ARGS, CHROMIUM, Lab, Page, need_browser
+
 
 @pytest.fixture
 def lab(tmp_path):
@@ -40,3 +42,40 @@ def trades():
         price=100.0 + pl.col("n") / 8,
         size=pl.col("n") % 13,
     )
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory):
+    """A JupyterLab server, on loopback, for the tests of this process."""
+    need_browser()
+    server = Lab(tmp_path_factory.mktemp("jupyter"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")  # its event loop is in the way of tests that have their own
+def browser():
+    """A Chromium without a window."""
+    need_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def notebook(jupyter, browser):
+    """Open a notebook of these cells in a page of its own; kernels end with the test."""
+    pages = []
+
+    def opened(name, *cells, **options):
+        jupyter.write(name, *cells)
+        pages.append(Page(browser, jupyter, name, **options))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()
+    jupyter.stop_kernels()
