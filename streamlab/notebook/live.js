@@ -33,7 +33,7 @@ function takeFrame(channel, message, buffers) {
     return;
   }
   channel.seq = message.seq;
-  channel.error = "";
+  channel.error = message.problem || "";
   channel.store.take(message, buffers);
 }
 

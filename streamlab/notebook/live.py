@@ -76,6 +76,7 @@ class Live(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._seq = 0
+        self._problem = ""  # why what the browser asked for last was not done
         self._full = True  # whether the next frame is to hold everything
         self._greeted = False
         self._seen = 1  # how many views are on a screen
@@ -188,7 +189,10 @@ class Live(anywidget.AnyWidget):
     def _say_frame(self, found: tuple[dict[str, Any], list[bytes]], *, full: bool) -> None:
         content, buffers = found
         self._seq += 1
-        self.send({"t": "frame", "seq": self._seq, "full": full, **content}, buffers)
+        self.send(
+            {"t": "frame", "seq": self._seq, "full": full, "problem": self._problem, **content},
+            buffers,
+        )
 
     def _fail(self, error: Exception) -> None:
         """Show an error and go on looking; one that stays is sent once."""
@@ -222,11 +226,17 @@ class Live(anywidget.AnyWidget):
                 case "seen":
                     self._seen = int(content.get("n", 1))
                 case _:
-                    try:
-                        self._told(content)
-                    except Exception as error:  # noqa: BLE001 - shown in the view
-                        self._fail(error)
+                    self._asked(content)
         self._wake.set()
+
+    def _asked(self, content: dict[str, Any]) -> None:
+        """Do what is asked; what cannot be done is said until something else is asked."""
+        try:
+            self._told(content)
+            self._problem = ""
+        except Exception as error:  # noqa: BLE001 - shown in the view
+            self._problem = f"{type(error).__name__}: {error}"
+        self._full = True
 
     # -- the notebook ------------------------------------------------------------------------
 
