@@ -18,9 +18,11 @@ from streamlab.aggregate import aggregation, check_rowwise
 from streamlab.duration import Duration, parse_delay, parse_duration
 from streamlab.engines.batch import ORDER
 from streamlab.engines.local import Runner, right_columns, visible
+from streamlab.engines.run import Results
 from streamlab.errors import QueryError
 from streamlab.scan import Scan
 from streamlab.schema import SYSTEM_FIELDS
+from streamlab.shown import notebook
 from streamlab.steps import (
     check_emit,
     expression_of,
@@ -408,31 +410,11 @@ class Querying:
 
         Both are collected with ``emit="all"``; no row means that they agree.
         """
-        import polars as pl
+        from streamlab.compared import differing
 
         if not isinstance(other, Querying):
             raise QueryError(f"compare takes a stream or a query; got {type(other).__name__}")
-        one, two = Query(self._node(), self._jobs).collect(), other.collect()
-        if set(one.columns) != set(two.columns):
-            missing = set(one.columns) ^ set(two.columns)
-            raise QueryError(
-                f"the two queries have different columns: {', '.join(sorted(missing))}"
-            )
-        two = two.select(one.columns)
-        for name, kind in one.schema.items():
-            if two.schema[name] != kind and not (
-                kind.is_numeric() and two.schema[name].is_numeric()
-            ):
-                raise QueryError(
-                    f"the two queries differ in the type of {name!r}: {kind} and {two.schema[name]}",
-                    hint=f"cast one of them: .with_columns(pl.col({name!r}).cast(...))",
-                )
-        two = two.cast(pl.Schema(one.schema))
-        left, right = _others(one, two), _others(two, one)
-        return pl.concat([
-            left.with_columns(pl.lit("left").alias("_side")),
-            right.with_columns(pl.lit("right").alias("_side")),
-        ])  # fmt: skip
+        return differing(Query(self._node(), self._jobs).collect(), other.collect())
 
     def trace(self, **keys: Any) -> pl.DataFrame:
         """Return the input rows behind one row of the result, read from the log.
@@ -502,12 +484,34 @@ class Query(Querying):
 
     def follow(
         self, start: Any = "earliest", emit: Emit = "final", *, timeout: float | None = None
-    ) -> Iterator[pl.DataFrame]:
-        """Iterate over results in the foreground, as they come; ends after ``timeout`` idle seconds."""
-        from streamlab.engines.run import results
+    ) -> Results:
+        """Iterate over results in the foreground, as they come; ends after ``timeout`` idle seconds.
 
+        ``poll()`` gives what has come by now without waiting; ``stop()`` ends it from any thread.
+        """
         check_emit(emit)
-        return results(self._plan, start, emit, timeout)
+        return Results(self._plan, start, emit, timeout)
+
+    def live(
+        self, x: str | None = None, y: Any = None, color: Any = None, kind: str = "line",
+        **options: Any,
+    ) -> Any:  # fmt: skip
+        """Show the results as they come, as a chart; returns at once, the widget to be shown.
+
+        ``x`` is a column of times or numbers, ``y`` one or several of numbers, ``color`` what tells
+        series apart; ``kind`` is ``"line"``, ``"bar"``, ``"area"``, ``"scatter"``, ``"heat"`` (``y``
+        tells rows apart, ``color`` is the number) or ``"table"``. Without them: windows by their
+        start, the first aggregate, a series for each key. Open windows are drawn as provisional.
+        Options: ``title=``, ``unit=`` (of y), ``start=`` (as `follow`), ``keep=`` (points of a series
+        that are kept, 100,000), ``height=`` (pixels), ``zone="utc"`` or ``"local"``,
+        ``backend="matplotlib"`` (pictures, no JavaScript). ``.figure()`` and ``.save(path)`` export.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+            QueryError: a column that is not there, or of a kind that cannot be drawn.
+        """
+        chart = notebook("chart").live_chart(self, x=x, y=y, color=color, kind=kind, **options)
+        return self._jobs.stop_with(chart)
 
 
 class Windowed:
@@ -610,28 +614,6 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
     step = p.WindowSqlStep(node, asked.window, by, asked.delay, asked, dict(checked.output))
     return Query(step, jobs)
-
-
-def _others(one: pl.DataFrame, two: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of one frame that the other has not, or not as often; NaN equals NaN."""
-    import polars as pl
-
-    floats = [name for name, kind in one.schema.items() if kind.is_float()]
-    marks = [pl.col(name).is_nan().alias(f"\0{name}") for name in floats]
-    plain = [pl.col(name).fill_nan(0.0) for name in floats]
-    mine, other = (
-        f.with_columns(marks).with_columns(plain).with_columns(_nth(f.columns)) for f in (one, two)
-    )
-    numbered = mine.with_row_index("\0n")
-    found = numbered.join(other, on=mine.columns, how="anti", nulls_equal=True)
-    return one[found["\0n"].sort()]
-
-
-def _nth(columns: list[str]) -> pl.Expr:
-    """Number the rows that are equal."""
-    import polars as pl
-
-    return pl.int_range(pl.len()).over(columns).alias("\0nth")
 
 
 def _node_of(other: Any, what: str) -> p.Node:

@@ -516,8 +516,8 @@ class Stream(Querying):
         condition = chart.pop("filter", "")
         if not chart or chart.get("kind") == "table":
             return self._jobs.stop_with(notebook("table").live_table(self, rows, condition))
-        source = self.sql(f"SELECT * FROM this WHERE ({condition}\n)") if condition else self
-        return self._jobs.stop_with(notebook("chart").live_chart(source, **chart))
+        text = f"SELECT * FROM this WHERE ({condition}\n)" if condition else "SELECT * FROM this"
+        return self.sql(text).live(**chart)
 
     # -- views -------------------------------------------------------------------------------
 

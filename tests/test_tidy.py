@@ -40,7 +40,7 @@ LAYERS = [
     ],
     ["played", "breakpoint", "unpacking"],
     ["query"],
-    ["steps"],
+    ["steps", "compared"],
     ["lineage"],
     ["engines"],
     ["plan"],

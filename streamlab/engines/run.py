@@ -22,7 +22,7 @@ from streamlab.follow import first_offset
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["await_news", "await_places", "begin_at", "bounded", "results", "serials"]
+__all__ = ["Results", "await_news", "await_places", "begin_at", "bounded", "serials"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.002
 
@@ -77,25 +77,94 @@ def _span(node: p.Node) -> int | None:
     return below + longest + delay
 
 
-def results(plan: p.Node, start: Any, emit: str, timeout: float | None) -> Iterator[pl.DataFrame]:
-    """Yield result frames in the foreground, as they come."""
-    wanted, times, reading = begin_at(plan, start)
-    runner = Runner(plan, starts=reading, stops=wanted, times=times, raw=True)
-    emission = Changes(runner) if emit == "changes" else Finals(runner)
-    while runner.step() is not None:
-        pass
-    idle = time.monotonic()
-    while True:
-        looked = serials(runner)
+class Results(Iterator["pl.DataFrame"]):
+    """What comes of a query, frame by frame; made by ``query.follow(...)``.
+
+    Iterating waits for more; `poll` does not. `stop` ends it, from any thread. It begins at the first
+    use.
+    """
+
+    def __init__(self, plan: p.Node, start: Any, emit: str, timeout: float | None) -> None:
+        self._plan, self._start, self._emit, self._timeout = plan, start, emit, timeout
+        self._stop = threading.Event()
+        self._begun: tuple[Runner, Changes | Finals] | None = None
+
+    def _begin(self) -> tuple[Runner, Changes | Finals]:
+        if self._begun is None:
+            wanted, times, reading = begin_at(self._plan, self._start)
+            runner = Runner(self._plan, starts=reading, stops=wanted, times=times, raw=True)
+            emission = Changes(runner) if self._emit == "changes" else Finals(runner)
+            while not self._stop.is_set() and runner.step() is not None:
+                pass
+            self._begun = runner, emission
+        return self._begun
+
+    def __iter__(self) -> Results:
+        return self
+
+    def __next__(self) -> pl.DataFrame:
+        runner, emission = self._begin()
+        idle = time.monotonic()
+        while not self._stop.is_set():
+            looked = serials(runner)
+            runner.look()
+            while (frame := runner.step()) is not None:
+                out = emission.take(frame)
+                idle = time.monotonic()
+                if out.height:
+                    return visible(out)
+            if bounded(runner) or not await_news(runner, looked, idle, self._timeout, self._stop):
+                break
+        raise StopIteration
+
+    def poll(self, seconds: float = 0.1) -> pl.DataFrame:
+        """Return what has come by now, without waiting; of a long history, so many seconds of it.
+
+        An empty frame says that nothing has; `behind` then, whether there is more.
+        """
+        import polars as pl
+
+        runner, emission = self._begin()
+        frames, until = [visible(emission.empty)], time.monotonic() + seconds
         runner.look()
         while (frame := runner.step()) is not None:
             out = emission.take(frame)
-            idle = time.monotonic()
             if out.height:
-                yield visible(out)
-                idle = time.monotonic()
-        if bounded(runner) or not await_news(runner, looked, idle, timeout, None):
-            return
+                frames.append(visible(out))
+            if time.monotonic() >= until:
+                break
+        return pl.concat(frames)
+
+    def stop(self) -> None:
+        """End it: whoever waits for the next frame gets none."""
+        self._stop.set()
+
+    @property
+    def identity(self) -> list[str]:
+        """The columns that say which row a changed row is; none, if rows never change."""
+        emission = self._begin()[1]
+        return list(emission.identity) if isinstance(emission, Changes) else []
+
+    @property
+    def behind(self) -> int:
+        """How many rows of the input it has yet to take."""
+        return 0 if self._begun is None else sum(source.lag for source in self._begun[0].sources)
+
+    @property
+    def rows_in(self) -> int:
+        """How many rows of the input it has taken."""
+        return 0 if self._begun is None else self._begun[0].rows_in
+
+    @property
+    def rows_late(self) -> int:
+        """How many of them came too late for every window."""
+        return 0 if self._begun is None else self._begun[0].rows_late
+
+    @property
+    def watermark(self) -> int | None:
+        """Its watermark in microseconds since 1970 UTC; None before there is one."""
+        mark = NEVER if self._begun is None else self._begun[0].watermark
+        return None if mark in (NEVER, FOREVER) else mark
 
 
 def await_places(
