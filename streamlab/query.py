@@ -17,6 +17,7 @@ from streamlab import plan as p
 from streamlab.aggregate import aggregation, check_rowwise
 from streamlab.duration import Duration, parse_delay, parse_duration
 from streamlab.engines.batch import ORDER
+from streamlab.engines.changes import identity_of
 from streamlab.engines.local import Runner, right_columns, visible
 from streamlab.engines.run import Results
 from streamlab.errors import QueryError
@@ -478,6 +479,16 @@ class Query(Querying):
     def columns(self) -> list[str]:
         """The names of the columns of the result."""
         return list(self._plan.schema)
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the streams that it reads."""
+        return [source.name for source in p.sources_of(self._plan)]
+
+    @property
+    def identity(self) -> list[str]:
+        """The columns that say which row of the result a change is of; none if rows never change."""
+        return identity_of(p.windowed(self._plan), self.columns)
 
     def __repr__(self) -> str:
         return "\n  ".join(["Query", *p.describe(self._plan)])

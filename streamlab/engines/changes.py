@@ -16,7 +16,7 @@ from streamlab.engines.local import Runner, visible
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Changes", "Finals"]
+__all__ = ["Changes", "Finals", "identity_of"]
 
 
 class Finals:
@@ -40,7 +40,7 @@ class Changes:
         self.runner = runner
         window = p.windowed(runner.plan)
         names = visible(runner.empty).columns
-        self.identity = _identity(window, names)
+        self.identity = identity_of(window, names)
         self.shown = visible(runner.empty).clear()
         self.empty = self._marked(runner.empty, "u", final=True)
 
@@ -79,7 +79,7 @@ class Changes:
         return pl.concat([part.select(parts[-1].columns) for part in parts])
 
 
-def _identity(window: Any, names: list[str]) -> list[str]:
+def identity_of(window: Any, names: list[str]) -> list[str]:
     """Return the columns that say which row of the result a row is."""
     if window is None:
         return []

@@ -140,12 +140,6 @@ class Results(Iterator["pl.DataFrame"]):
         self._stop.set()
 
     @property
-    def identity(self) -> list[str]:
-        """The columns that say which row a changed row is; none, if rows never change."""
-        emission = self._begin()[1]
-        return list(emission.identity) if isinstance(emission, Changes) else []
-
-    @property
     def behind(self) -> int:
         """How many rows of the input it has yet to take."""
         return 0 if self._begun is None else sum(source.lag for source in self._begun[0].sources)

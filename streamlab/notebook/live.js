@@ -9,7 +9,7 @@ const channels = new WeakMap();
 function channelOf(model, makeStore) {
   if (channels.has(model)) return channels.get(model);
   const channel = {
-    store: makeStore(), views: new Set(), seq: null, error: "", ended: "", asked: 0,
+    store: makeStore(), views: new Set(), seq: null, error: "", ended: "", asked: 0, held: false,
     say(message) { model.send(message); },
     seen() { channel.say({ t: "seen", n: [...channel.views].filter((view) => view.visible).length }); },
     draw() { for (const view of channel.views) view.draw(); },
@@ -26,6 +26,7 @@ function channelOf(model, makeStore) {
 }
 
 function takeFrame(channel, message, buffers) {
+  if (channel.held) return;  // paused in the browser: all is asked for when it goes on
   if (!message.full && message.seq !== channel.seq + 1) {
     const now = performance.now();
     if (now - channel.asked > 1000) channel.say({ t: "resync" });
@@ -89,8 +90,8 @@ function make(tag, name, attributes, ...children) {
 const SIGNS = {
   play: "M4 2l9 6-9 6z", pause: "M3 2h4v12H3zM9 2h4v12H9z", stop: "M3 3h10v10H3z",
   step: "M3 2l7 6-7 6zM11 2h2v12h-2z", back: "M13 2L6 8l7 6zM3 2h2v12H3z",
-  end: "M2 2l5.500 6L2 14zM7.500 2l5 6-5 6zM13 2h2v12h-2z", start: "M14 2L8.500 8l5.500 6zM8.500 2l-5 6 5 6zM1 2h2v12H1z",
-  mark: "M4 2h8v12l-4-3.500L4 14z", plus: "M7 3h2v4h4v2H9v4H7V9H3V7h4z", minus: "M3 7h10v2H3z",
+  end: "M2 2l5.5 6L2 14zM7.5 2l5 6-5 6zM13 2h2v12h-2z", start: "M14 2L8.5 8l5.5 6zM8.5 2l-5 6 5 6zM1 2h2v12H1z",
+  mark: "M4 2h8v12l-4-3.5L4 14z", plus: "M7 3h2v4h4v2H9v4H7V9H3V7h4z", minus: "M3 7h10v2H3z",
 };
 
 /** Draw a sign into a button. */
@@ -124,6 +125,13 @@ function paced(act, milliseconds) {
     const wait = Math.max(0, due - performance.now());
     timer = setTimeout(() => { timer = null; due = performance.now() + milliseconds; act(...last); }, wait);
   };
+}
+
+/** A colour of live.css as a canvas takes it, whatever functions and variables it is made of. */
+function resolved(el, name) {
+  el.probe ??= el.appendChild(make("span", "", { hidden: "", "aria-hidden": "true" }));
+  el.probe.style.color = `var(--sl-${name})`;
+  return getComputedStyle(el.probe).color;
 }
 
 /** Keep what is pressed inside of a view from the notebook around it. */
