@@ -7,6 +7,7 @@ in its own process at once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,7 @@ class Results(Iterator["pl.DataFrame"]):
         self._plan, self._start, self._emit, self._timeout = plan, start, emit, timeout
         self._stop = threading.Event()
         self._begun: tuple[Runner, Changes | Finals] | None = None
+        self._error: BaseException | None = None  # after one it is over: rows were taken and lost
 
     def _begin(self) -> tuple[Runner, Changes | Finals]:
         if self._begun is None:
@@ -103,6 +105,22 @@ class Results(Iterator["pl.DataFrame"]):
         return self
 
     def __next__(self) -> pl.DataFrame:
+        with self._failing():
+            return self._next()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Raise what it has failed with, now and ever after."""
+        if self._error is not None:
+            raise self._error
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, StopIteration):
+                self._error = error
+            raise
+
+    def _next(self) -> pl.DataFrame:
         runner, emission = self._begin()
         idle = time.monotonic()
         while not self._stop.is_set():
@@ -122,10 +140,14 @@ class Results(Iterator["pl.DataFrame"]):
 
         An empty frame says that nothing has; `behind` then, whether there is more.
         """
+        with self._failing():
+            return self._poll(time.monotonic() + seconds)
+
+    def _poll(self, until: float) -> pl.DataFrame:
         import polars as pl
 
         runner, emission = self._begin()
-        frames, until = [visible(emission.empty)], time.monotonic() + seconds
+        frames = [visible(emission.empty)]
         runner.look()
         while (frame := runner.step()) is not None:
             out = emission.take(frame)

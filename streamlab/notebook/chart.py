@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import streamlab as sl
+from streamlab.notebook.following import Following
 from streamlab.notebook.live import Live, escape, script
 from streamlab.notebook.picture import figure_of, png
+from streamlab.notebook.results import ResultTable
 from streamlab.notebook.series import Line, Plot, Points, plot_of
+from streamlab.notebook.table import checked_rows
 from streamlab.notebook.values import since
 from streamlab.palette import SERIES
 
@@ -22,48 +25,26 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveChart", "LivePicture", "live_chart"]
 
-POLL_SECONDS = 0.1
-"""How long a look reads on in a long history, before it draws what there is."""
-
 LEAST_HEIGHT, MOST_HEIGHT = 120, 2000
 
 
-class LiveChart(Live):
+class LiveChart(Following):
     """A chart of a query's results, as they come; made by ``query.live(...)``."""
 
     _esm = script("live.js", "chart.js")
     _css = script("live.css", "chart.css")
 
-    def __init__(
-        self, query: sl.Query, plot: Plot, *, start: Any, emit: Literal["final", "changes"],
-        height: int, zone: str,
-    ) -> None:  # fmt: skip
-        self._query, self._start, self._emit = query, start, emit
+    def __init__(self, query: sl.Query, plot: Plot, *, start: Any, height: int, zone: str) -> None:
         self.plot = plot
         self._height, self._zone = height, zone
-        self._results = query.follow(start, emit)
         self._points = Points(plot)
-        self._paused = False
         self._known: list[tuple[Any, ...]] = []  # the series that the browser knows, in order
         self._status = ""
-        super().__init__()
+        super().__init__(query, start)
         self._fps = 30.0
-        self._at_end.append(self._stop_results)
         self._begin()
 
     # -- what users do -----------------------------------------------------------------------
-
-    @property
-    def paused(self) -> bool:
-        """Whether the picture stands still; what comes meanwhile is there afterwards."""
-        return self._paused
-
-    @paused.setter
-    def paused(self, value: bool) -> None:
-        with self._lock:
-            self._paused = value
-            self._full = True
-            self._wake.set()
 
     def frame(self) -> pl.DataFrame:
         """Return the points that are drawn: ``series``, x, ``value``, ``final``."""
@@ -99,17 +80,10 @@ class LiveChart(Live):
 
     # -- what a view says --------------------------------------------------------------------
 
-    def _stop_results(self) -> None:
-        self._results.stop()
-
     def _look(self, *, full: bool) -> tuple[dict[str, Any], list[bytes]] | None:
         if self._paused:
             return self._content(full=True) if full else None
-        try:
-            found = self._results.poll(POLL_SECONDS)
-        except sl.ReplaySeeked:
-            self._begin_anew()
-            return self._content(full=True)
+        found = self._poll()
         if found.height:
             self._points.add(found)
         status = self._say_status()
@@ -118,17 +92,13 @@ class LiveChart(Live):
         self._status = status
         return self._content(full=full or self._unknown())
 
-    def _begin_anew(self) -> None:
-        """Follow again, from where a replay was set back to."""
-        self._results.stop()
-        self._results = self._query.follow(self._start, self._emit)
+    def _forget(self) -> None:
         self._points.clear()
         self._known = []
-        self._full = True
 
     def _unknown(self) -> bool:
         """Whether there are series that the browser does not know."""
-        return list(self._points.lines) != self._known
+        return list(self._points.lines) != self._known or not self._known
 
     def _say_status(self) -> str:
         results = self._results
@@ -179,10 +149,6 @@ class LiveChart(Live):
             "colors": list(SERIES),
             "series": [_named(line) for line in self._points.lines.values()],
         }
-
-    def _told(self, message: dict[str, Any]) -> None:
-        if message["t"] == "pause":
-            self.paused = bool(message["on"])
 
     def _about(self) -> str:
         return self.plot.title
@@ -238,7 +204,7 @@ class LivePicture(LiveChart):
 def live_chart(
     query: sl.Query, *, x: str | None = None, y: Any = None, color: Any = None, kind: str = "line",
     title: str | None = None, unit: str = "", start: Any = "earliest", keep: int = 100_000,
-    height: int = 320, zone: str = "utc", backend: str = "canvas",
+    height: int = 320, zone: str = "utc", backend: str = "canvas", rows: int = 20,
 ) -> Live:  # fmt: skip
     """Return a live chart of a query, or with ``kind="table"`` a table of its results.
 
@@ -257,11 +223,12 @@ def live_chart(
         or not LEAST_HEIGHT <= height <= MOST_HEIGHT
     ):
         raise sl.QueryError(f"height is {LEAST_HEIGHT} to {MOST_HEIGHT} pixels; got {height!r}")
+    if kind == "table":
+        return ResultTable(query, checked_rows(rows), title, start)
     identity = query.identity
     plot = plot_of(
         query.schema, identity, x=x, y=y, color=color, kind=kind, title=title, unit=unit, keep=keep,
         what=" and ".join(query.sources),
     )  # fmt: skip
     made = LiveChart if backend == "canvas" else LivePicture
-    emit: Literal["final", "changes"] = "changes" if identity else "final"
-    return made(query, plot, start=start, emit=emit, height=height, zone=zone)
+    return made(query, plot, start=start, height=height, zone=zone)

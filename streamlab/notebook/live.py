@@ -66,12 +66,13 @@ class Live(anywidget.AnyWidget):
 
     _css = script("live.css")
     _made = 0
+    ended = True  # until the constructor is through
+    error: BaseException | None = None
 
     def __init__(self) -> None:
         super().__init__()
         Live._made += 1
         self.number = Live._made
-        self.error: BaseException | None = None
         self.ended = False
         self._lock = threading.RLock()
         self._wake = threading.Event()

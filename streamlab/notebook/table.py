@@ -14,7 +14,7 @@ from streamlab.notebook.values import cells_of, since, type_name
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["LiveTable", "live_table", "rows_html"]
+__all__ = ["LiveTable", "checked_rows", "column_of", "live_table", "rows_html"]
 
 MOST_ROWS, MOST_COLUMNS = 200, 40
 
@@ -213,6 +213,15 @@ def live_table(stream: sl.Stream, rows: int, condition: str = "") -> LiveTable:
         ValueError: a number of rows that is none, or more than a screen takes.
         QueryError: what is no condition on a row.
     """
+    return LiveTable(stream, checked_rows(rows), condition)
+
+
+def checked_rows(rows: int) -> int:
+    """Return a number of rows that a screen takes.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
         raise ValueError(f"rows is between 1 and {MOST_ROWS}; got {rows!r}")
-    return LiveTable(stream, rows, condition)
+    return rows
