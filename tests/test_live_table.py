@@ -97,7 +97,7 @@ def test_a_condition_in_sql_filters_and_a_bad_one_is_said(numbers, watched):
     view.stop()
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
 @given(
     places=st.lists(st.integers(0, 60), max_size=6), size=st.integers(1, 9), step=st.integers(1, 7)
 )
