@@ -516,8 +516,9 @@ class Stream(Querying):
         condition = chart.pop("filter", "")
         if not chart or chart.get("kind") == "table":
             return self._jobs.stop_with(notebook("table").live_table(self, rows, condition))
-        text = f"SELECT * FROM this WHERE ({condition}\n)" if condition else "SELECT * FROM this"
-        return self.sql(text).live(**chart)
+        if condition:
+            return self.sql(f"SELECT * FROM this WHERE ({condition}\n)").live(**chart)
+        return self._then(self._node()).live(**chart, stream=self)
 
     # -- views -------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ function numberTicks(low, high, most) {
   const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= raw), found = [];
   const decimals = Math.max(0, Math.min(9, -Math.floor(Math.log10(step) + 1e-9)));
-  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) found.push([v, numberLabel(v, step, decimals)]);
+  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) found.push([v, numberLabel(Math.round(v / step) * step || 0, step, decimals)]);
   return found;
 }
 

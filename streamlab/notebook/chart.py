@@ -34,13 +34,16 @@ class LiveChart(Following):
     _esm = script("live.js", "chart.js")
     _css = script("live.css", "chart.css")
 
-    def __init__(self, query: sl.Query, plot: Plot, *, start: Any, height: int, zone: str) -> None:
+    def __init__(
+        self, query: sl.Query, plot: Plot, *, start: Any, height: int, zone: str,
+        stream: sl.Stream | None,
+    ) -> None:  # fmt: skip
         self.plot = plot
         self._height, self._zone = height, zone
         self._points = Points(plot)
         self._known: list[tuple[Any, ...]] = []  # the series that the browser knows, in order
         self._status = ""
-        super().__init__(query, start)
+        super().__init__(query, start, stream)
         self._fps = 30.0
         self._begin()
 
@@ -91,6 +94,9 @@ class LiveChart(Following):
             return None
         self._status = status
         return self._content(full=full or self._unknown())
+
+    def _columns(self) -> list[str]:
+        return self.plot.columns
 
     def _forget(self) -> None:
         self._points.clear()
@@ -205,8 +211,11 @@ def live_chart(
     query: sl.Query, *, x: str | None = None, y: Any = None, color: Any = None, kind: str = "line",
     title: str | None = None, unit: str = "", start: Any = "earliest", keep: int = 100_000,
     height: int = 320, zone: str = "utc", backend: str = "canvas", rows: int = 20,
+    stream: sl.Stream | None = None,
 ) -> Live:  # fmt: skip
     """Return a live chart of a query, or with ``kind="table"`` a table of its results.
+
+    ``stream`` is given where the query is a stream as it is: its rows are read without one.
 
     Raises:
         QueryError: a column or an option that is none.
@@ -231,4 +240,4 @@ def live_chart(
         what=" and ".join(query.sources),
     )  # fmt: skip
     made = LiveChart if backend == "canvas" else LivePicture
-    return made(query, plot, start=start, height=height, zone=zone)
+    return made(query, plot, start=start, height=height, zone=zone, stream=stream)

@@ -157,13 +157,16 @@ class Live(anywidget.AnyWidget):
     # -- the thread --------------------------------------------------------------------------
 
     def _main(self) -> None:
+        due = time.monotonic()
         while not self.ended:
             started = time.monotonic()
             self._wake.clear()
             self._turn(started)
-            spent = time.monotonic() - started
-            pause = max(1 / self._fps - spent, spent)  # half of one core's time at most
-            self._wake.wait(pause if self._seen else UNSEEN_SECONDS)
+            now = time.monotonic()
+            spent = now - started
+            due = max(due + 1 / self._fps, started)  # a delay is made up for by one frame at most
+            due = max(due, now + spent)  # half of one core's time at most
+            self._wake.wait(due - now if self._seen else UNSEEN_SECONDS)
         self._turn(time.monotonic(), last=True)
         self._finish()
 

@@ -7,7 +7,7 @@ length, and open ones: windows that may still change, which every frame of resul
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -261,24 +261,30 @@ class Points:
             if line is not None:
                 line.open_x, line.open_y = x, y
 
-    def _parts(self, frame: pl.DataFrame) -> Any:
+    def _parts(
+        self, frame: pl.DataFrame
+    ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
         """Yield the series of a frame: who it is, places, numbers."""
-        import polars as pl
-
-        plot, x = self.plot, pl.col(self.plot.x)
-        place = x.dt.epoch("us") / 1000 if plot.is_time else x
-        frame = frame.select(
-            *plot.by, place.cast(pl.Float64).alias("\0x"),
-            *(pl.col(v).cast(pl.Float64).alias(f"\0{i}") for i, v in enumerate(plot.values)),
-        ).filter(pl.col("\0x").is_finite())  # fmt: skip
-        parts = (
-            frame.partition_by(plot.by, as_dict=True, maintain_order=True)
-            if plot.by else {(): frame}
-        )  # fmt: skip
+        plot = self.plot
+        if not plot.by:
+            yield from self._columns((), frame)
+            return
+        wanted = frame.select(list(dict.fromkeys([*plot.by, plot.x, *plot.values])))
+        parts = wanted.partition_by(plot.by, as_dict=True, maintain_order=True)
         for key, part in parts.items():
-            at = part["\0x"].to_numpy()
-            for i in range(len(plot.values)):
-                yield (*key, i), at, part[f"\0{i}"].to_numpy()
+            yield from self._columns(key, part)
+
+    def _columns(
+        self, key: tuple[Any, ...], frame: pl.DataFrame
+    ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
+        """Yield a series for each column of numbers, without the places that are none."""
+        plot, column = self.plot, frame[self.plot.x]
+        x = _floats(column.dt.epoch("us")) / 1000 if plot.is_time else _floats(column)
+        real = np.isfinite(x)
+        whole = bool(real.all())
+        for index, name in enumerate(plot.values):
+            y = _floats(frame[name])
+            yield (*key, index), x if whole else x[real], y if whole else y[real]
 
     def _line(self, key: tuple[Any, ...]) -> Line | None:
         line = self.lines.get(key)
@@ -307,3 +313,10 @@ class Points:
 
     def __len__(self) -> int:
         return sum(len(line.closed) + len(line.open_x) for line in self.lines.values())
+
+
+def _floats(column: pl.Series) -> np.ndarray:
+    """Return a column as floats; null is NaN."""
+    import polars as pl
+
+    return column.cast(pl.Float64).to_numpy()
