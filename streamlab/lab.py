@@ -47,6 +47,7 @@ from streamlab.query import Query, from_sql
 from streamlab.scan import Scan
 from streamlab.schema import check_time_column, normalise, to_table
 from streamlab.settings import Settings, format_size, parse_retention, parse_size, parse_sync
+from streamlab.shown import notebook
 from streamlab.stream import Stream
 
 if TYPE_CHECKING:
@@ -423,6 +424,19 @@ class Lab(Mapping[str, Stream]):
         )
         self._replays.add(made)
         return made
+
+    def time_machine(
+        self, *names: str, clock: Literal["event", "append"] = "event",
+        start: Instant | None = None, stop: Instant | None = None,
+    ) -> Any:  # fmt: skip
+        """Show one slider over history; ``.table(...)``, ``.chart(...)``, ``.sql(...)`` add what was.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+            InvalidTime: there is nothing between start and stop.
+        """
+        replay = self.replay(*names, clock=clock, start=start, stop=stop)
+        return self._jobs.stop_with(notebook("machine").TimeMachine(self, replay, clock))
 
     def compare(self, a: Any, b: Any, key: str | Sequence[str] | None = None) -> pl.DataFrame:
         """Return the change rows that turn one side into the other; none if they agree.

@@ -38,10 +38,12 @@ from streamlab.errors import InvalidTime, StreamlabError, StreamNotFound
 from streamlab.log import Log
 from streamlab.played import PlayedLog, Released
 from streamlab.scan import Origin
+from streamlab.shown import notebook
 from streamlab.stream import Stream
 from streamlab.timetable import Course, Merged, Place, Timetable
 
 if TYPE_CHECKING:
+    import duckdb
     import polars as pl
 
     from streamlab.feed import Feed
@@ -178,6 +180,23 @@ class Replay:
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._names)
 
+    def sql(self, query: str, params: Any = None, **frames: Any) -> duckdb.DuckDBPyRelation:
+        """Run one SELECT in DuckDB's dialect over its streams, as they are released at this call.
+
+        Raises:
+            QueryError: it does not parse, names what is not there, or asks for what is locked.
+        """
+        from streamlab.duck import query as run
+
+        return run(
+            query,
+            params,
+            lambda: list(self),
+            lambda name: self[name].dataset(),
+            frames,
+            trusted=False,
+        )
+
     # -- where it is -------------------------------------------------------------------------
 
     @property
@@ -186,6 +205,45 @@ class Replay:
         with self._lock:
             self._settle()
             return EPOCH + dt.timedelta(microseconds=self._now())
+
+    @property
+    def span(self) -> tuple[dt.datetime, dt.datetime]:
+        """Where its clock starts, and where it ends."""
+        start, stop = (EPOCH + dt.timedelta(microseconds=at) for at in (self._start, self._stop))
+        return start, stop
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped for good."""
+        return self._stopped
+
+    @property
+    def released(self) -> dict[str, tuple[int, int]]:
+        """For each stream how many rows are released, and how many there are to be."""
+        with self._lock:
+            self._settle()
+            places = self._course.places
+        return {
+            name: (place.end - begin.end, table.last.end - begin.end)
+            for name, place, begin, table in zip(
+                self._names, places, self._begin, self._tables, strict=True
+            )
+        }
+
+    def density(self, parts: int = 200) -> list[int]:
+        """Return about how many rows are due in each of so many equal parts of its span.
+
+        Known exactly at a few hundred places of each stream, and drawn straight between them.
+        """
+        edges = np.linspace(self._start, self._stop, parts + 1)
+        total = np.zeros(parts)
+        for begin, table in zip(self._begin, self._tables, strict=True):
+            offsets, dues = table.sampled(2 * parts)
+            ends = np.interp(edges, np.clip(dues, self._start, self._stop), offsets)
+            ends = np.clip(ends, begin.end, table.last.end)
+            ends[0], ends[-1] = begin.end, table.last.end
+            total += np.diff(np.round(ends))
+        return [int(count) for count in total]
 
     @property
     def playing(self) -> bool:
@@ -350,6 +408,55 @@ class Replay:
         if self._at_end():
             self._at = self._stop
         self._released.publish(self._course.places)
+
+    def back(self, by: int | Duration = 1) -> Replay:
+        """Set the clock back by a length of time, or to before the last row that is released.
+
+        Of rows that are due at one instant all go together. It begins a new generation, as `seek`.
+
+        Raises:
+            StreamlabError: it plays.
+        """
+        with self._lock:
+            self._usable()
+            self._settle()
+            if self._playing:
+                raise StreamlabError("the replay is playing", hint="pause() it before a step")
+            if not isinstance(by, int) or isinstance(by, bool):
+                clock = max(self._at - parse_duration(by, what="back"), self._start)
+                self._move(clock, [table.at(clock) for table in self._tables])
+                return self
+            for _ in range(by):
+                last = max(
+                    (
+                        table.due(place)
+                        for place, begin, table in zip(
+                            self._course.places, self._begin, self._tables, strict=True
+                        )
+                        if place[:2] > begin[:2]
+                    ),
+                    default=self._start,
+                )
+                self._at = clock = max(min(last, self._stop), self._start)
+                self._quiet = clock
+                places = [table.at(last) for table in self._tables]
+                places = [max(p, b) for p, b in zip(places, self._begin, strict=True)]
+                self._course.jump(places)
+                self._set(clock)
+                self._released.publish(tuple(places), back=True)
+        return self
+
+    def controls(self) -> Any:
+        """Show the transport bar: play, pause, step, speed, and a strip of events to scrub over.
+
+        It returns at once, the widget to be shown; whatever looks at the replay's streams moves
+        with it.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+        """
+        bar = notebook("transport").Transport(self)
+        return next(iter(self._streams.values()))._jobs.stop_with(bar)
 
     def until(self, expr: pl.Expr, *, stream: str | None = None) -> Replay:
         """Play until a row for which an expression is true, and pause right after that row.

@@ -99,6 +99,12 @@ class Timetable:
         """Leave out what is due at an instant or later."""
         self.last = self.at(instant)
 
+    def sampled(self, count: int) -> tuple[Times, Times]:
+        """Return offsets, evenly spread over the entries, and when what lies before each was due."""
+        offsets = np.unique(np.linspace(self.first.end, self.last.end, count).astype(np.int64))
+        dues = [self.due(self._place_at(int(offset))) for offset in offsets]
+        return offsets, np.array(dues, np.int64)
+
     def at(self, instant: int) -> Place:
         """Return the place after all that is due before an instant."""
         instant = min(max(instant, NEVER), FOREVER)

@@ -6,9 +6,7 @@
 const DASHES = [[], [6, 3], [2, 2]];
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 const NONE = new Float64Array(0);
-const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, ...[1, 2, 5, 10, 15, 30].map((s) => s * 1e3),
-  ...[1, 2, 5, 10, 15, 30].map((m) => m * 6e4), ...[1, 2, 3, 6, 12].map((h) => h * 36e5),
-  ...[1, 2, 7, 14, 28, 91, 182, 365, 1826, 3652].map((d) => d * 864e5)];
+
 
 // ---------------------------------------------------------------------------------- the points
 
@@ -73,45 +71,7 @@ function indexOf(x, place) {
   return low;
 }
 
-// ---------------------------------------------------------------------------------------- axes
-
-const pad = (n, width = 2) => String(n).padStart(width, "0");
-
-/** The time of a place, as a Date whose UTC parts are those of the zone. */
-const clockOf = (place, local) => new Date(place - (local ? new Date(place).getTimezoneOffset() * 6e4 : 0));
-
-function timeLabel(place, step, local) {
-  const at = clockOf(place, local), hm = `${pad(at.getUTCHours())}:${pad(at.getUTCMinutes())}`;
-  if (step >= 864e5) return at.toISOString().slice(0, 10);
-  if (step >= 6e4) return hm;
-  const s = `${hm}:${pad(at.getUTCSeconds())}`;
-  return step >= 1e3 ? s : `${s}.${pad(at.getUTCMilliseconds(), 3)}`;
-}
-
-function timeTicks(low, high, most, local) {
-  const step = STEPS.find((s) => (high - low) / s <= most) || STEPS[STEPS.length - 1];
-  const shift = local ? -new Date(low).getTimezoneOffset() * 6e4 : 0, found = [];
-  for (let t = Math.ceil((low + shift) / step) * step - shift; t <= high; t += step) found.push([t, timeLabel(t, step, local)]);
-  return found;
-}
-
-function numberTicks(low, high, most) {
-  const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((m) => m * power >= raw), found = [];
-  const decimals = Math.max(0, Math.min(9, -Math.floor(Math.log10(step) + 1e-9)));
-  for (let v = Math.ceil(low / step) * step; v <= high + step * 1e-9; v += step) found.push([v, numberLabel(Math.round(v / step) * step || 0, step, decimals)]);
-  return found;
-}
-
-function numberLabel(value, step, decimals) {
-  const size = Math.max(Math.abs(value), step || 0);
-  for (const [unit, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"]])
-    if (size >= unit) return `${+(value / unit).toFixed(3)}${letter}`;
-  if (size && size < 1e-4) return value.toExponential(1);
-  return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
-}
-
-const exact = (value) => Number.isNaN(value) ? "null" : value.toLocaleString("en", { maximumSignificantDigits: 7 });
+// ---------------------------------------------------------------------------------------- frame
 
 /** What is drawn where: the ranges of both axes, and how a place becomes a pixel. */
 function frameOf(g, store, view, width, height) {
@@ -137,7 +97,7 @@ function frameOf(g, store, view, width, height) {
   y1 += room;
   const box = { left: 0, top: 8, right: width - (heat ? 84 : 18), bottom: height - 38 };
   const names = heat ? shown.map((s) => s.name) : null;
-  const rows = heat ? rowLabels(names, box) : numberTicks(y0, y1, Math.max(2, Math.floor((box.bottom - box.top) / 45)));
+  const rows = heat ? rowLabels(names, box) : numberTicks(y0, y1, Math.max(2, Math.floor((box.bottom - box.top) / 34)));
   box.left = 28 + Math.max(18, ...rows.map(([, text]) => g.measureText(text).width));
   const across = (box.right - box.left) / (x1 - x0), up = (box.bottom - box.top) / (y1 - y0) * (heat ? -1 : 1);  // the first row of a heat map is above
   return {
@@ -215,8 +175,6 @@ function xTitle({ about, x0, x1, local }) {
   const [from, to] = [x0, x1].map((place) => clockOf(place, local).toISOString().slice(0, 10));
   return `${about.x}, ${local ? "local time" : "UTC"}, ${from === to ? from : `${from} to ${to}`}`;
 }
-
-function rule(g, x0, y0, x1, y1) { g.beginPath(); g.moveTo(x0, y0); g.lineTo(x1, y1); g.stroke(); }
 
 /** A line through points, or through the lowest and highest of each column of pixels. */
 function trace(g, frame, x, y) {
@@ -313,19 +271,6 @@ function drawAreas(g, frame) {
   }
 }
 
-/** How dark a resolved colour is, from 0 to 1. */
-function darkness(color) {
-  const parts = (color.match(/[\d.]+/g) || [255, 255, 255]).slice(0, 3).map(Number);
-  const full = color.startsWith("color(") ? 1 : 255;
-  return 1 - (0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2]) / full;
-}
-
-/** A colour of #rrggbb, a third of the way to white: for dark grounds. */
-function lighter(color) {
-  const parts = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
-  return `#${parts.map((part) => Math.round(part + (255 - part) / 3).toString(16).padStart(2, "0")).join("")}`;
-}
-
 function shade(share) {
   const at = Math.min(Math.max(share, 0), 1) * (CIVIDIS.length - 1), i = Math.min(Math.floor(at), CIVIDIS.length - 2);
   return `rgb(${CIVIDIS[i].map((c, k) => Math.round(c + (CIVIDIS[i + 1][k] - c) * (at - i))).join(",")})`;
@@ -355,7 +300,7 @@ function drawHeat(g, frame, colors) {
 function drawAll(g, frame, colors) {
   drawAxes(g, frame, colors);
   const { box } = frame, { kind } = frame.about;
-  g.save(); g.beginPath(); g.rect(box.left, box.top - 2, box.right - box.left + (kind === "heat" ? 84 : 2), box.bottom - box.top + 4); g.clip();
+  g.save(); g.beginPath(); g.rect(box.left, box.top - 2, box.right - box.left + (kind === "heat" ? 84 : 7), box.bottom - box.top + 4); g.clip();
   if (kind === "bar") drawBars(g, frame, colors);
   else if (kind === "area") drawAreas(g, frame);
   else if (kind === "heat") drawHeat(g, frame, colors);
@@ -537,5 +482,3 @@ function renderChart({ model, el }) {
   const drawn = viewIn(channel, el, paint);
   return () => drawn.remove();
 }
-
-export default { initialize: ({ model }) => { channelOf(model, chartStore); }, render: renderChart };

@@ -11,7 +11,7 @@ import numpy as np
 
 import streamlab as sl
 from streamlab.notebook.following import Following
-from streamlab.notebook.live import Live, escape, script
+from streamlab.notebook.live import Live, escape, module, text_of
 from streamlab.notebook.picture import figure_of, png
 from streamlab.notebook.results import ResultTable
 from streamlab.notebook.series import Line, Plot, Points, plot_of
@@ -31,8 +31,8 @@ LEAST_HEIGHT, MOST_HEIGHT = 120, 2000
 class LiveChart(Following):
     """A chart of a query's results, as they come; made by ``query.live(...)``."""
 
-    _esm = script("live.js", "chart.js")
-    _css = script("live.css", "chart.css")
+    _esm = module("axes.js", "chart.js", store="chartStore", render="renderChart")
+    _css = text_of("live.css", "chart.css")
 
     def __init__(
         self, query: sl.Query, plot: Plot, *, start: Any, height: int, zone: str,
@@ -117,7 +117,9 @@ class LiveChart(Following):
             late, share = results.rows_late, results.rows_late / max(results.rows_in, 1)
             digits = 1 if share >= 0.001 else 3
             parts.append(f"{late:,} late ({share:.{digits}%})" if late else "none late")
-            parts.append(f"watermark {since(results.watermark)}")
+            mark = results.watermark
+            over = mark is None and results.rows_in and not results.behind
+            parts.append("all windows closed" if over else f"watermark {since(mark)}")
         if self._points.left_out:
             parts.append(f"{len(self._points.left_out):,} more series are not drawn")
         return " · ".join(parts)

@@ -51,7 +51,7 @@ function viewIn(channel, el, paint) {
   const view = {
     visible: true,
     draw() {
-      if (asked || !view.visible) return;
+      if (asked || (!view.visible && el.classList.contains("sl-drawn"))) return;  // once in any case: the still goes
       asked = true;
       requestAnimationFrame(() => { asked = false; if (el.isConnected) paint(); });
     },

@@ -15,6 +15,7 @@ shows, and the widget, which hides the still as soon as it has drawn.
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import html
 import threading
@@ -28,7 +29,7 @@ import anywidget
 
 from streamlab.notebook import cells
 
-__all__ = ["FPS", "Live", "live_views", "script"]
+__all__ = ["FPS", "Live", "escape", "live_views", "module", "text_of"]
 
 FPS = 20.0
 """Frames a second at most."""
@@ -47,9 +48,18 @@ HERE = Path(__file__).parent
 _LIVE: weakref.WeakSet[Live] = weakref.WeakSet()
 
 
-def script(*names: str) -> str:
-    """Return the text of modules of this folder, one after the other: what one widget runs."""
+def text_of(*names: str) -> str:
+    """Return the text of files of this folder, one after the other."""
     return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+def module(*names: str, store: str, render: str) -> str:
+    """Return the JavaScript module of a widget: files, and which of their functions it is made of.
+
+    ``store`` makes what keeps the data of a model; ``render`` draws a view of it.
+    """
+    main = f"initialize: ({{ model }}) => {{ channelOf(model, {store}); }}, render: {render}"
+    return f"{text_of('live.js', *names)}\nexport default {{ {main} }};\n"
 
 
 def live_views() -> list[Live]:
@@ -64,9 +74,10 @@ class Live(anywidget.AnyWidget):
     `_still_html` what a saved notebook shows.
     """
 
-    _css = script("live.css")
+    _css = text_of("live.css")
     _made = 0
     ended = True  # until the constructor is through
+    left = False  # whether the process ends
     error: BaseException | None = None
 
     def __init__(self) -> None:
@@ -133,6 +144,11 @@ class Live(anywidget.AnyWidget):
         self.stop()
         super().close()
 
+    def send(self, content: Any, buffers: Any = None) -> None:
+        """Send a message to the browser; nothing once the kernel ends."""
+        if not self.left:
+            super().send(content, buffers)
+
     def wait(self, timeout: float | None = 10.0) -> Live:
         """Return when everything there was at the call has been looked at.
 
@@ -185,7 +201,8 @@ class Live(anywidget.AnyWidget):
                 if found is not None:
                     self.error, self._full, self._changed = None, False, True
                     self._say_frame(found, full=full)
-            if self._still is not None and self._changed and (last or now >= self._still_due):
+            still = self._still is not None and not self.left
+            if still and self._changed and (last or now >= self._still_due):
                 self._show_still(now)
         if waiting is not None:
             waiting.set()
@@ -253,7 +270,8 @@ class Live(anywidget.AnyWidget):
                 self._still_bundle(), raw=True, display_id=f"streamlab-{self.model_id}"
             )
         widget: Any = super()._repr_mimebundle_()
-        show(widget[0] if isinstance(widget, tuple) else widget, raw=True)
+        data = dict(widget[0] if isinstance(widget, tuple) else widget)
+        show({**data, "text/plain": ""}, raw=True)  # where no widget is shown the still says it all
 
     def _still_bundle(self) -> dict[str, str]:
         try:
@@ -287,6 +305,13 @@ STILL_STYLE = (
 def escape(text: str) -> str:
     """Return text for HTML, in which a dollar sign begins no mathematics."""
     return html.escape(text, quote=True).replace("$", "<span>$</span>")
+
+
+@atexit.register
+def _leave() -> None:
+    """Say nothing more: whoever listens has gone before us."""
+    for view in live_views():
+        view.ended = view.left = True
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ the live chart.
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["figure_of", "png"]
+
+# A name in a script that the font has not is drawn as boxes, and that is all there is to say.
+warnings.filterwarnings("ignore", "Glyph", UserWarning, module=r"streamlab\.notebook\.picture")
 
 PIXELS = 1200
 """A line of more points is drawn by the lowest and the highest of each of so many stretches."""
@@ -120,12 +124,15 @@ def _draw_bars(
 def _draw_area(
     axes: Axes, plot: Plot, line: Line, look: dict[str, Any], base: dict[float, float]
 ) -> None:
-    x = np.concatenate([line.closed.x, line.open_x])
-    y = np.nan_to_num(np.concatenate([line.closed.y, line.open_y]))
-    x, y = _sorted(x[-5000:], y[-5000:])
-    stand = np.array([base.get(at, 0.0) for at in x.tolist()])
-    axes.fill_between(_days(plot, x), stand, stand + y, alpha=0.75, lw=0, **look)
-    base.update(zip(x.tolist(), (stand + y).tolist(), strict=True))
+    x, y = _sorted(line.closed.x[-5000:], np.nan_to_num(line.closed.y[-5000:]))
+    opened = np.append(x[-1:], line.open_x), np.append(y[-1:], np.nan_to_num(line.open_y))
+    for places, values, alpha in ((x, y, 0.75), (*opened, 0.35)):
+        stand = np.array([base.get(at, 0.0) for at in places.tolist()])
+        axes.fill_between(_days(plot, places), stand, stand + values, alpha=alpha, lw=0, **look)
+        look = {**look, "label": None}
+    both = np.append(x, line.open_x), np.append(y, np.nan_to_num(line.open_y))
+    for at, value in zip(*(part.tolist() for part in both), strict=True):
+        base[at] = base.get(at, 0.0) + value
 
 
 def _heat(figure: Figure, axes: Axes, plot: Plot, lines: list[Line]) -> None:

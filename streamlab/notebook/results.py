@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlab as sl
 from streamlab.notebook.following import Following
-from streamlab.notebook.live import script
+from streamlab.notebook.live import module
 from streamlab.notebook.table import MOST_COLUMNS, column_of, rows_html
 from streamlab.notebook.values import cells_of, since
 
@@ -19,7 +19,7 @@ __all__ = ["ResultTable"]
 class ResultTable(Following):
     """The last rows of a query's results; made by ``query.live(kind="table")``."""
 
-    _esm = script("live.js", "table.js")
+    _esm = module("table.js", store="tableStore", render="renderTable")
 
     def __init__(self, query: sl.Query, rows: int, title: str | None, start: Any) -> None:
         self._size = rows

@@ -302,7 +302,7 @@ class Points:
 
     def _name(self, key: tuple[Any, ...]) -> str:
         *values, index = key
-        names = ["null" if value is None else label(value) for value in values]
+        names = [_said(name, value) for name, value in zip(self.plot.by, values, strict=True)]
         if len(self.plot.values) > 1 or not names:
             names.append(self.plot.values[index])
         return " · ".join(names)
@@ -320,3 +320,13 @@ def _floats(column: pl.Series) -> np.ndarray:
     import polars as pl
 
     return column.cast(pl.Float64).to_numpy()
+
+
+def _said(column: str, value: Any) -> str:
+    """Return what tells a series apart; a number alone would say nothing."""
+    bare = isinstance(value, str) and value
+    return (
+        label(value)
+        if bare
+        else f"{column} {'null' if value is None else label(value) or repr(value)}"
+    )

@@ -3,6 +3,28 @@
 /** What the kernel last sent; every frame is whole. */
 const tableStore = () => ({ frame: null, take(message) { this.frame = message; } });
 
+const classesOf = (column) => (column.right ? "sl-right" : "") + (column.system ? " sl-system" : "");
+
+/** Draw rows into a table of a steady height; those with a key beyond `newest` light up. */
+function fillTable(table, frame, newest) {
+  const head = make("tr"), body = make("tbody");
+  for (const column of frame.columns)
+    head.append(make("th", classesOf(column), { scope: "col" }, column.name, make("small", "", {}, column.type)));
+  for (const row of frame.rows) {
+    const fresh = newest !== null && row.key > newest;
+    const line = make("tr", (row.open ? "sl-open " : "") + (fresh ? "sl-new" : ""));
+    row.cells.forEach((text, i) => {
+      const cell = make("td", classesOf(frame.columns[i]) + (text === null ? " sl-null" : ""), {}, text ?? "null");
+      if (text !== null && text.length > 40) cell.title = text;
+      line.append(cell);
+    });
+    body.append(line);
+  }
+  for (let i = frame.rows.length; i < frame.size; i++)
+    body.append(make("tr", "", {}, make("td", "", { colspan: Math.max(1, frame.columns.length) }, "\u00a0")));
+  table.replaceChildren(make("thead", "", {}, head), body);
+}
+
 function renderTable({ model, el }) {
   const channel = channelOf(model, tableStore);
   const title = make("span", "sl-title"), state = make("span", "sl-quiet", { "aria-live": "off" });
@@ -61,34 +83,11 @@ function renderTable({ model, el }) {
       if (document.activeElement !== place) place.value = frame.at.toLocaleString("en");
       end.setAttribute("aria-pressed", String(frame.following));
     }
-    fill(frame);
+    fillTable(table, frame, newest);
+    if (frame.following) newest = Math.max(newest ?? 0, ...frame.rows.map((row) => row.key));
     el.classList.add("sl-drawn");
   }
 
-  function fill(frame) {
-    const head = make("tr");
-    for (const column of frame.columns)
-      head.append(make("th", classes(column), { scope: "col" }, column.name, make("small", "", {}, column.type)));
-    const body = make("tbody");
-    const before = newest;
-    for (const row of frame.rows) {
-      const line = make("tr", (row.open ? "sl-open " : "") + (before !== null && row.key > before ? "sl-new" : ""));
-      row.cells.forEach((text, i) => {
-        const cell = make("td", classes(frame.columns[i]) + (text === null ? " sl-null" : ""), {}, text ?? "null");
-        if (text !== null && text.length > 40) cell.title = text;
-        line.append(cell);
-      });
-      body.append(line);
-    }
-    for (let i = frame.rows.length; i < frame.size; i++)  // a steady height
-      body.append(make("tr", "", {}, make("td", "", { colspan: Math.max(1, frame.columns.length) }, "\u00a0")));
-    if (frame.following) newest = Math.max(newest ?? 0, ...frame.rows.map((row) => row.key));
-    table.replaceChildren(make("thead", "", {}, head), body);
-  }
-
-  const classes = (column) => (column.right ? "sl-right" : "") + (column.system ? " sl-system" : "");
   const view = viewIn(channel, el, paint);
   return () => view.remove();
 }
-
-export default { initialize: ({ model }) => { channelOf(model, tableStore); }, render: renderTable };

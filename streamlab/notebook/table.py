@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import streamlab as sl
-from streamlab.notebook.live import Live, escape, script
+from streamlab.notebook.live import Live, escape, module
 from streamlab.notebook.tail import Tail
 from streamlab.notebook.values import cells_of, since, type_name
 
@@ -28,7 +28,7 @@ class LiveTable(Live):
     buttons set, and can be set from Python.
     """
 
-    _esm = script("live.js", "table.js")
+    _esm = module("table.js", store="tableStore", render="renderTable")
 
     def __init__(self, stream: sl.Stream, rows: int, condition: str = "") -> None:
         self._stream, self._size = stream, rows
