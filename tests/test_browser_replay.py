@@ -68,3 +68,42 @@ def test_the_bar_drives_a_table_and_a_chart(notebook):
         arg=middle,
     )
     assert not page.outside and not page.errors
+
+
+def test_the_time_machine_shows_the_past_while_it_is_dragged(notebook):
+    """Dragging the slider changes chart, table and SQL together; the still is what a reload shows."""
+    page = notebook(
+        "machine.ipynb",
+        OPEN,
+        """tm = lab.time_machine("trades").chart("trades", y="price", last="5m").table("trades", rows=3)
+tm.sql("SELECT count(*) AS n FROM trades")
+tm""",
+        size=(1280, 1500),
+    )
+    page.run_all()
+    count = page.page.locator(".sl-pane").nth(2).locator("td").first
+    expect(count).to_be_visible(timeout=60_000)
+    strip = page.page.get_by_role("slider", name="Position of the replay")
+    box = strip.bounding_box()
+    picture = "() => document.querySelector('.sl-pane canvas').toDataURL()"
+    page.page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40)
+    page.page.mouse.down()
+    shown = set()
+    for step in range(10):
+        page.page.mouse.move(box["x"] + box["width"] * (0.8 - step * 0.03), box["y"] + 40)
+        page.page.wait_for_timeout(80)
+        shown.add(page.page.evaluate(picture))
+    page.page.mouse.up()
+    assert len(shown) > 4
+    was = int(page.execute("print(tm._replay['trades'].end_offset)"))
+    expect(count).to_have_text(f"{was:,}")
+    expect(
+        page.page.locator(".sl-pane").nth(1).locator("tbody tr").last.locator("td").first
+    ).to_have_text(f"{was - 1:,}")
+    page.execute("tm.at = '2026-01-05T12:00Z'; tm.stop()")
+    page.save()
+    page.lab.stop_kernels()
+    page.open()
+    expect(page.page.locator(".sl-still svg")).to_be_visible(timeout=20_000)
+    expect(page.page.locator(".sl-still")).to_contain_text("12:00:00 UTC")
+    assert not page.outside and not page.errors
