@@ -406,6 +406,37 @@ class Querying:
         kinds = [pl.String, pl.Int64, pl.Int64, pl.Int64, pl.Float64]
         return pl.DataFrame(counted, schema=dict(zip(names, kinds, strict=True)), orient="row")
 
+    def watermarks(self, *, rows: int = 200_000, height: int = 340) -> Any:
+        """Show event times in the order of arrival, the watermark as a staircase, late rows in red.
+
+        A slider says how many rows another delay would keep, as `lateness` counts them. The last
+        ``rows`` rows are drawn; all are counted. A stream is asked as for rows behind the watermark.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+            QueryError: it reads several streams, of which each has its own watermark.
+        """
+        import polars as pl
+
+        node, sources = self._node(), list(p.sources_of(self._node()))
+        if len(sources) > 1:
+            raise QueryError(
+                f"the query reads {len(sources)} streams, and each has a watermark of its own",
+                hint=f'lab["{sources[0].name}"].watermarks() shows one',
+            )
+        windows = [n for n in _walk(node) if isinstance(n, p.Aggregate | p.WindowSqlStep)]
+        if not windows:
+            node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
+        source, info = sources[0], sources[0].scan.info()
+        delay = next((w.delay for w in windows if w.delay is not None), info.delay)
+        kind = windows[-1].window.kind if windows else "session"
+        view = notebook("marks").Marks(
+            Query(source, self._jobs), Query(_delayed(node, 0), self._jobs),
+            time=info.time or "_append_time", delay=delay, own=kind in ("session", "sliding"),
+            rows=rows, height=height,
+        )  # fmt: skip
+        return self._jobs.stop_with(view)
+
     def compare(self, other: Querying) -> pl.DataFrame:
         """Return the rows on which two queries differ, ``_side`` telling whose they are.
 
