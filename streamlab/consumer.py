@@ -32,6 +32,7 @@ from streamlab.log.groups import Claim, GroupFiles, Membership, Place, Positions
 from streamlab.log.interrupts import interrupts_deferred
 from streamlab.log.manifest import Segment
 from streamlab.scan import Scan, with_system
+from streamlab.shown import Shown
 
 __all__ = ["Consumer", "group_files", "place_at"]
 
@@ -45,7 +46,7 @@ FEW_ROWS = 1_000
 """Batches that are smaller on the average are put together into one."""
 
 
-class Consumer:
+class Consumer(Shown):
     """A member of a consumer group, which shares the stream's partitions with the others.
 
     Made by ``stream.consumer(group)``; use it in a ``with`` block, or `close` it. It may be used by

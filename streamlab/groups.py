@@ -25,6 +25,7 @@ from streamlab.errors import CorruptSegment, StreamNotFound
 from streamlab.follow import first_offset
 from streamlab.log.groups import GroupFiles
 from streamlab.scan import Scan, offset_of
+from streamlab.shown import Shown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +43,7 @@ class Member(NamedTuple):
     partitions: tuple[int, ...]
 
 
-class Groups(Mapping[str, "Group"]):
+class Groups(Mapping[str, "Group"], Shown):
     """The consumer groups of a lab by name; ``lab.groups``."""
 
     def __init__(
@@ -92,7 +93,7 @@ class Groups(Mapping[str, "Group"]):
         return pl.concat(frames) if frames else pl.DataFrame(schema=_columns())
 
 
-class Group:
+class Group(Shown):
     """One consumer group of a lab, over all streams that it reads; ``lab.groups[name]``."""
 
     def __init__(

@@ -33,6 +33,7 @@ from streamlab.errors import (
     StreamlabError,
 )
 from streamlab.log.lock import FileLock
+from streamlab.shown import Shown
 from streamlab.sinks import (
     MemorySink,
     Sink,
@@ -105,7 +106,7 @@ class Spec:
         return {"format": 1, **self.__dict__}
 
 
-class Job:
+class Job(Shown):
     """A query that runs; made by ``query.run(...)``.
 
     ``status`` is ``"running"``, ``"stopped"`` or ``"failed"``; `error` says why it failed.

@@ -29,6 +29,7 @@ from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
 from streamlab.schema import SYSTEM_FIELDS
+from streamlab.shown import Shown
 from streamlab.sinks import (
     DuckDB,
     DuckDBSink,
@@ -52,7 +53,7 @@ PLAIN = (type(None), bool, int, float, str, bytes, dt.date, dt.timedelta)
 """Values whose repr is the same in every process, and tells them apart."""
 
 
-class Jobs(Mapping[str, Job]):
+class Jobs(Mapping[str, Job], Shown):
     """The jobs of a lab that this handle has started; ``lab.jobs``."""
 
     def __init__(self, lab: Lab) -> None:

@@ -47,7 +47,7 @@ from streamlab.query import Query, from_sql
 from streamlab.scan import Scan
 from streamlab.schema import check_time_column, normalise, to_table
 from streamlab.settings import Settings, format_size, parse_retention, parse_size, parse_sync
-from streamlab.shown import notebook
+from streamlab.shown import Shown, notebook
 from streamlab.stream import Stream
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def open_lab(
     )
 
 
-class Lab(Mapping[str, Stream]):
+class Lab(Mapping[str, Stream], Shown):
     """A directory of streams; made by ``sl.open(path)``."""
 
     def __init__(

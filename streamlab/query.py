@@ -23,7 +23,7 @@ from streamlab.engines.run import Results
 from streamlab.errors import QueryError
 from streamlab.scan import Scan
 from streamlab.schema import SYSTEM_FIELDS
-from streamlab.shown import notebook
+from streamlab.shown import Shown, notebook
 from streamlab.steps import (
     check_emit,
     expression_of,
@@ -491,7 +491,7 @@ class Querying:
         return job
 
 
-class Query(Querying):
+class Query(Querying, Shown):
     """Steps over streams, not yet run; made by the methods of `Stream` and by ``lab.query``."""
 
     def __init__(self, node: p.Node, jobs: Any) -> None:
@@ -556,7 +556,7 @@ class Query(Querying):
         return self._jobs.stop_with(chart)
 
 
-class Windowed:
+class Windowed(Shown):
     """Rows divided into windows, waiting to be told what to compute; see `Querying.window`."""
 
     def __init__(

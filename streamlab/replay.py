@@ -38,7 +38,7 @@ from streamlab.errors import InvalidTime, StreamlabError, StreamNotFound
 from streamlab.log import Log
 from streamlab.played import PlayedLog, Released
 from streamlab.scan import Origin
-from streamlab.shown import notebook
+from streamlab.shown import Shown, notebook
 from streamlab.stream import Stream
 from streamlab.timetable import Course, Merged, Place, Timetable
 
@@ -60,7 +60,7 @@ SLICES = 16
 LATEST = FOREVER - 1
 
 
-class Replay:
+class Replay(Shown):
     """Streams with a moving "now"; made by ``lab.replay(...)``, paused at its start.
 
     ``replay["trades"]`` is a stream: read, query, follow it, run jobs over it. All streams share the

@@ -39,7 +39,7 @@ from streamlab.query import Querying, source_of
 from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
-from streamlab.shown import notebook
+from streamlab.shown import Shown, notebook
 from streamlab.table import Table
 from streamlab.writer import Heartbeat, Writer
 
@@ -69,7 +69,7 @@ class Stats(NamedTuple):
     compacted_upto: int = 0  # below it only the last row of each key is there
 
 
-class Stream(Querying):
+class Stream(Querying, Shown):
     """One stream of a lab, or a view of it; made by ``lab[name]`` and `Lab.create`."""
 
     def __init__(self, catalog: Catalog, scan: Scan, *, read_only: str | None = None) -> None:
@@ -183,6 +183,14 @@ class Stream(Querying):
             None if stream_time in (NEVER, FOREVER) else stream_time,
             append_time or None, snapshot.info.partitions, min(moment.compacted, snapshot.stop),
         )  # fmt: skip
+
+    def density(self, parts: int = 48) -> tuple[int, int, list[int]]:
+        """Return the first and last stream time (microseconds since 1970 UTC), and the rows between.
+
+        About how many rows came in each of so many equal parts of that time; the list is empty where
+        there are none, or all at one instant. It costs the same however long the history is.
+        """
+        return views.density(self._scan, parts)
 
     def __repr__(self) -> str:
         info, stats = self._info, self.stats()

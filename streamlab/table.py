@@ -26,6 +26,7 @@ from streamlab.errors import QueryError
 from streamlab.ingest import key_row
 from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type
+from streamlab.shown import Shown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,7 +45,7 @@ SHOWN_ROWS = 2_000_000
 """A repr reads no more rows than this."""
 
 
-class Table:
+class Table(Shown):
     """The latest row of each key of a stream; made by ``stream.table()``."""
 
     def __init__(self, scan: Scan, key: str | Sequence[str] | None = None) -> None:
