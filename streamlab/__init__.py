@@ -102,3 +102,17 @@ __all__ = [  # noqa: RUF022 - by letters alone, as a reader looks names up
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def load_ipython_extension(shell: object) -> None:
+    """``%load_ext streamlab``: the magics ``%%stream`` and ``%streams``, and completion of names."""
+    from streamlab.notebook.magic import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: object) -> None:
+    """``%unload_ext streamlab``."""
+    from streamlab.notebook.magic import unload
+
+    unload(shell)

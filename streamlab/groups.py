@@ -25,7 +25,7 @@ from streamlab.errors import CorruptSegment, StreamNotFound
 from streamlab.follow import first_offset
 from streamlab.log.groups import GroupFiles
 from streamlab.scan import Scan, offset_of
-from streamlab.shown import Shown
+from streamlab.shown import Shown, notebook
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,6 +84,14 @@ class Groups(Mapping[str, "Group"], Shown):
 
     def __repr__(self) -> str:
         return _shown(self.to_polars()) if len(self) else "Groups: none"
+
+    def live(self) -> Any:
+        """Show how far all groups are; returns at once, the widget to be shown.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+        """
+        return notebook("panels").GroupPanel(self)
 
     def to_polars(self) -> pl.DataFrame:
         """Return a row for each group, stream and partition; see `Group.to_polars`."""

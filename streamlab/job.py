@@ -33,7 +33,7 @@ from streamlab.errors import (
     StreamlabError,
 )
 from streamlab.log.lock import FileLock
-from streamlab.shown import Shown
+from streamlab.shown import Shown, notebook
 from streamlab.sinks import (
     MemorySink,
     Sink,
@@ -159,6 +159,22 @@ class Job(Shown):
         """Go on after a `pause`."""
         self._resume.set()
         return self
+
+    @property
+    def paused(self) -> bool:
+        """Whether it takes no rows until `resume`."""
+        return not self._resume.is_set()
+
+    def live(self) -> Any:
+        """Show what it does: rows, rates, late rows, how far behind, with buttons; returns at once.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+        """
+        title = f"Job {self.name}"
+        return notebook("panels").JobPanel(
+            lambda: {self.name: self}, list, title, self, single=True
+        )
 
     def wait(self, timeout: float | None = None, *, caught_up: bool = True) -> Job:
         """Return when everything there was at the call is processed and delivered.

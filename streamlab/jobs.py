@@ -29,7 +29,7 @@ from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
 from streamlab.log.lock import FileLock
 from streamlab.schema import SYSTEM_FIELDS
-from streamlab.shown import Shown
+from streamlab.shown import Shown, notebook
 from streamlab.sinks import (
     DuckDB,
     DuckDBSink,
@@ -91,6 +91,15 @@ class Jobs(Mapping[str, Job], Shown):
         return sorted(
             path.stem for path in self._folder.glob("*.json") if ".state" not in path.name
         )
+
+    def live(self) -> Any:
+        """Show what all jobs do, those to come as well; returns at once, the widget to be shown.
+
+        Raises:
+            MissingExtra: widgets are not installed; says the pip line.
+        """
+        panel = notebook("panels").JobPanel(lambda: dict(self), self.known, "Jobs", self)
+        return self.stop_with(panel)
 
     def stop_with(self, view: Any) -> Any:
         """Return what is looked at, and stop it when the lab closes."""
