@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help demo test lint lab bench bench-peers format clean
+.PHONY: help demo test lint lab notebooks bench bench-peers format clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -37,6 +37,9 @@ format: $(DEV)  ## let ruff format the code
 
 lab: $(DEV)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
+
+notebooks: $(DEV)  ## run the notebooks and save them with what they show
+	@$(BIN)/python notebooks/save.py
 
 bench: $(DEV)  ## print the ratios of docs/performance.md
 	@$(BIN)/python -m benchmarks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import streamlab as sl
 from streamlab.notebook.live import escape, module, text_of
-from streamlab.notebook.panes import Answer, ChartPane, Pane, SlowPane, TablePane
+from streamlab.notebook.panes import Answer, ChartPane, Pane, SlowPane, TablePane, worth_showing
 from streamlab.notebook.table import checked_rows, rows_html
 from streamlab.notebook.transport import Transport
 
@@ -58,18 +58,19 @@ class TimeMachine(Transport):
             self._replay.seek(instant)
             self._wake.set()
 
-    def table(self, name: str, rows: int = 10) -> TimeMachine:
-        """Add the last rows of a stream that were there."""
-        return self._with(TablePane(self._replay[name], checked_rows(rows)))
+    def table(self, name: str, rows: int = 10, *, filter: str = "") -> TimeMachine:  # noqa: A002
+        """Add the last rows of a stream that were there, with a condition in SQL if there is one."""
+        return self._with(TablePane(self._replay[name], checked_rows(rows), filter))
 
     def chart(
         self, name: str, x: str | None = None, y: Any = None, color: Any = None, *,
         kind: str = "line", last: str | dt.timedelta = "10m", height: int = 220, unit: str = "",
+        filter: str = "",  # noqa: A002
     ) -> TimeMachine:  # fmt: skip
         """Add a chart of the rows in the length of time before the instant.
 
-        ``x`` is a column of times, by default the stream's event time; of more than 400,000 rows
-        the last are drawn.
+        ``x`` is a column of times, by default the stream's event time; ``filter`` a condition in SQL.
+        Of more than 400,000 rows the last are drawn.
 
         Raises:
             QueryError: a column that is not there, or cannot be drawn so.
@@ -80,6 +81,7 @@ class TimeMachine(Transport):
         pane = ChartPane(
             self._replay[name], lambda at: stream.find(at, clock), x=x, y=y, color=color, kind=kind,
             last=dt.timedelta(microseconds=length), height=height, unit=unit,
+            condition=filter,
         )  # fmt: skip
         return self._with(pane)
 
@@ -161,5 +163,6 @@ class TimeMachine(Transport):
                 continue
             said, _ = pane.look(self.at)
             parts.append(f"<div><b>{escape(said['title'])}</b></div>")
-            parts.append(rows_html(pane.frame().head(said["size"])))
+            frame = pane.frame().head(said["size"])
+            parts.append(rows_html(frame.select(worth_showing(frame))))
         return "".join(parts)

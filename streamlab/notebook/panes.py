@@ -19,13 +19,14 @@ import streamlab as sl
 from streamlab.notebook.picture import figure_of, png
 from streamlab.notebook.series import Line, Points, plot_of
 from streamlab.notebook.table import MOST_COLUMNS, column_of
+from streamlab.notebook.tail import Tail
 from streamlab.notebook.values import cells_of
 from streamlab.palette import SERIES
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Answer", "ChartPane", "Pane", "SlowPane", "TablePane", "decimated"]
+__all__ = ["Answer", "ChartPane", "Pane", "SlowPane", "TablePane", "decimated", "worth_showing"]
 
 Answer = tuple[dict[str, Any], list[bytes]]
 
@@ -44,31 +45,27 @@ class Pane(Protocol):
 
 
 class TablePane:
-    """The last rows of a stream that were there."""
+    """The last rows of a stream that were there; with a condition, of those it is true for."""
 
-    def __init__(self, stream: sl.Stream, rows: int) -> None:
+    def __init__(self, stream: sl.Stream, rows: int, condition: str) -> None:
         self._stream, self._rows = stream, rows
+        self._tail = Tail(stream, rows, condition)
 
     def frame(self) -> pl.DataFrame:
         """Return the rows."""
-        end, first = self._stream.end_offset, self._stream.earliest_offset
-        return self._stream.offsets(max(first, end - self._rows), end).to_polars()
+        return self._tail.below(self._stream.end_offset)
 
     def look(self, at: dt.datetime) -> Answer:
         """Return them as text."""
         del at
-        title = f"{self._stream.name}, the last rows: {self._stream.end_offset:,} were there"
+        where = f" where {self._tail.condition}" if self._tail.condition else ""
+        title = f"{self._stream.name}, the last rows{where}: {self._stream.end_offset:,} were there"
         return {"kind": "table", "title": title, **table_of(self.frame(), self._rows)}, []
 
 
 def table_of(frame: pl.DataFrame, size: int) -> dict[str, Any]:
     """Return a frame as a browser's table takes it."""
-    hidden = (
-        {"_partition"}
-        if "_partition" in frame.columns and not (frame["_partition"] > 0).any()
-        else set()
-    )
-    shown = [name for name in frame.columns if name not in hidden][:MOST_COLUMNS]
+    shown = worth_showing(frame)
     texts = [cells_of(frame[name]) for name in shown]
     rows = [{"key": i, "cells": list(row)} for i, row in enumerate(zip(*texts, strict=True))]
     return {
@@ -78,12 +75,18 @@ def table_of(frame: pl.DataFrame, size: int) -> dict[str, Any]:
     }
 
 
+def worth_showing(frame: pl.DataFrame) -> list[str]:
+    """Return the columns that say something: the partition does where there are several."""
+    only = "_partition" in frame.columns and not (frame["_partition"] > 0).any()
+    return [name for name in frame.columns if not (only and name == "_partition")][:MOST_COLUMNS]
+
+
 class ChartPane:
     """The rows of a stream in the time before the instant, drawn."""
 
     def __init__(
         self, stream: sl.Stream, find: Callable[[dt.datetime], int], *, x: str, y: Any, color: Any,
-        kind: str, last: dt.timedelta, height: int, unit: str,
+        kind: str, last: dt.timedelta, height: int, unit: str, condition: str,
     ) -> None:  # fmt: skip
         import polars as pl
 
@@ -97,6 +100,7 @@ class ChartPane:
         if not self.plot.is_time:
             raise sl.QueryError(f"x={x!r} is no time", hint="a time machine goes by time")
         self._points = Points(self.plot)
+        self._condition = _condition(condition, empty)
 
     def frame(self, at: dt.datetime | None = None) -> pl.DataFrame:
         """Return the rows that are drawn."""
@@ -106,9 +110,10 @@ class ChartPane:
         if at is not None:
             low = max(low, self._find(at - self._last))
         part = self._stream.offsets(max(low, end - MOST_READ, 0), end)
-        read = pl.from_arrow(part.dataset().to_table(columns=self.plot.columns))
+        columns = list(dict.fromkeys([*self.plot.columns, *self._condition.meta.root_names()]))
+        read = pl.from_arrow(part.dataset().to_table(columns=columns))
         assert isinstance(read, pl.DataFrame)
-        return read
+        return read.filter(self._condition).select(self.plot.columns)
 
     def still(self, at: dt.datetime) -> str:
         """Return the picture as HTML, drawn by matplotlib."""
@@ -140,6 +145,24 @@ class ChartPane:
         xs, ys = ([part[i] for part in points] or [np.empty(0)] for i in (0, 1))
         x, y = np.concatenate(xs), np.concatenate(ys)
         return content, [x.astype("<f8").tobytes(), y.astype("<f4").tobytes()]
+
+
+def _condition(text: str, empty: pl.DataFrame) -> pl.Expr:
+    """Return a condition on a row as an expression.
+
+    Raises:
+        QueryError: it is none.
+    """
+    import polars as pl
+
+    if not text.strip():
+        return pl.lit(value=True)
+    try:
+        found = pl.sql_expr(text)
+        empty.filter(found)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise sl.QueryError(f"filter: {error}", hint="filter=\"symbol = 'NOVA'\"") from error
+    return found
 
 
 def _sorted(line: Line) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlab as sl
+from streamlab.notebook.html import svg_image
 from streamlab.notebook.live import Live, escape, module, text_of
 from streamlab.palette import BLUE, FAINT
 
@@ -142,17 +143,18 @@ class Transport(Live):
 
 
 def strip_html(counts: list[int], share: float) -> str:
-    """Return a strip of bars as SVG, those before a place coloured."""
+    """Return a strip of bars as an image, those before a place coloured."""
     most = max([*counts, 1])
     bars = "".join(
         f'<rect x="{i}" y="{40 - 40 * count / most:.1f}" width="1" height="{40 * count / most:.1f}" '
         f'fill="{BLUE if i < share * len(counts) else FAINT}"/>'
         for i, count in enumerate(counts)
     )
-    return (
-        f'<svg viewBox="0 0 {len(counts)} 40" preserveAspectRatio="none" role="img" '
-        f'aria-label="rows over time" style="width:100%;height:48px">{bars}</svg>'
+    drawn = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(counts)} 40" '
+        f'preserveAspectRatio="none" width="960" height="48">{bars}</svg>'
     )
+    return svg_image(drawn, "rows over time", "width:100%;height:48px")
 
 
 def _milliseconds(instant: Any) -> float:
