@@ -523,6 +523,10 @@ class Stream(Querying, Shown):
         """
         condition = chart.pop("filter", "")
         if not chart or chart.get("kind") == "table":
+            if beyond := set(chart) - {"kind"}:
+                raise QueryError(
+                    f"a table takes rows= and filter=; got {', '.join(sorted(beyond))}"
+                )
             return self._jobs.stop_with(notebook("table").live_table(self, rows, condition))
         if condition:
             return self.sql(f"SELECT * FROM this WHERE ({condition}\n)").live(**chart)

@@ -195,15 +195,14 @@ class Live(anywidget.AnyWidget):
                 self._next_full, self._gap = now + self._gap, min(2 * self._gap, LAST_GAP)
             try:
                 found = self._look(full=full)
-            except Exception as error:  # noqa: BLE001 - shown in the view, kept in `error`
-                self._fail(error)
-            else:
                 if found is not None:
                     self.error, self._full, self._changed = None, False, True
                     self._say_frame(found, full=full)
-            still = self._still is not None and not self.left
-            if still and self._changed and (last or now >= self._still_due):
-                self._show_still(now)
+                still = self._still is not None and not self.left
+                if still and self._changed and (last or now >= self._still_due):
+                    self._show_still(now)
+            except Exception as error:  # noqa: BLE001 - shown in the view, kept in `error`
+                self._fail(error)
         if waiting is not None:
             waiting.set()
 
