@@ -72,7 +72,7 @@ def test_scrubbing_answers_the_newest_and_says_which(lab, stream, watched):
 def test_a_slow_pane_is_greyed_and_then_right(lab, stream, watched):
     """While a SELECT is worked out the last answer stays, with its instant; the newest is shown in the end."""
     machine = lab.time_machine("trades").sql(
-        "SELECT count(*) AS n, (SELECT sum(a.range * b.range) FROM range(3000) a, range(3000) b) AS slow FROM trades"
+        "SELECT count(*) AS n, (SELECT sum(a.range * b.range) FROM range(8000) a, range(8000) b) AS slow FROM trades"
     )
     eventually(lambda: watched.last(machine.wait())["panes"][0]["stale"] is None)
     for second in (100, 200, 300):

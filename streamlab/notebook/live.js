@@ -9,7 +9,7 @@ const channels = new WeakMap();
 function channelOf(model, makeStore) {
   if (channels.has(model)) return channels.get(model);
   const channel = {
-    store: makeStore(), views: new Set(), seq: null, error: "", ended: "", asked: 0, held: false,
+    store: makeStore(), views: new Set(), seq: null, error: "", ended: "", asked: 0, held: false, of: null,
     say(message) { model.send(message); },
     seen() { channel.say({ t: "seen", n: [...channel.views].filter((view) => view.visible).length }); },
     draw() { for (const view of channel.views) view.draw(); },
@@ -34,6 +34,7 @@ function takeFrame(channel, message, buffers) {
     return;
   }
   channel.seq = message.seq;
+  channel.of = message.of;
   channel.error = message.problem || "";
   channel.store.take(message, buffers);
 }
@@ -53,7 +54,7 @@ function viewIn(channel, el, paint) {
     draw() {
       if (asked || (!view.visible && el.classList.contains("sl-drawn"))) return;  // once in any case: the still goes
       asked = true;
-      requestAnimationFrame(() => { asked = false; if (el.isConnected) paint(); });
+      requestAnimationFrame(() => { asked = false; if (el.isConnected) { paint(); hideStill(channel, el); } });
     },
   };
   channel.views.add(view);
@@ -75,6 +76,12 @@ function viewIn(channel, el, paint) {
     channel.seen();
   };
   return view;
+}
+
+/** Hide the still of a view that has drawn, where the front end shows both. */
+function hideStill(channel, el) {
+  if (!channel.of || !el.classList.contains("sl-drawn")) return;
+  for (const still of document.querySelectorAll(".sl-still")) if (still.dataset.of === channel.of) still.style.display = "none";
 }
 
 /** An element with a class, attributes and children; text is always text. */

@@ -210,9 +210,12 @@ class Live(anywidget.AnyWidget):
         content, buffers = found
         self._seq += 1
         self.send(
-            {"t": "frame", "seq": self._seq, "full": full, "problem": self._problem, **content},
+            {
+                "t": "frame", "seq": self._seq, "full": full, "problem": self._problem,
+                "of": self.model_id, **content,
+            },
             buffers,
-        )
+        )  # fmt: skip
 
     def _fail(self, error: Exception) -> None:
         """Show an error and go on looking; one that stays is sent once."""
@@ -280,7 +283,8 @@ class Live(anywidget.AnyWidget):
         note = f"{self._about()}, as of {_now()}; run the cell for the live view"
         text = f'<div class="sl-note" style="opacity:.7;font-size:85%">{escape(note)}</div>'
         page = (
-            f'{STILL_STYLE}<div class="sl-still tex2jax_ignore mathjax_ignore">{body}{text}</div>'
+            f'{STILL_STYLE}<div class="sl-still tex2jax_ignore mathjax_ignore" '
+            f'data-of="{self.model_id}">{body}{text}</div>'
         )
         return {"text/html": page, "text/plain": f"{self!r}"}
 
