@@ -59,6 +59,21 @@ def test_the_queries_of_the_page_run(checkout):
         assert [line for line in said if not line.startswith(" ")] == ["Plan", "How", "Now"]
 
 
+def test_the_notebook_of_the_page_runs(checkout):
+    """Every view of docs/notebook.md is made as it stands there, and shows something."""
+    with sl.open("lab") as lab:
+        trades = lab.create(
+            "trades", "datasets/trades.parquet", time="ts", key="symbol", delay="5s"
+        )
+        lab.create("quotes", "datasets/quotes.parquet", time="ts", key="symbol")
+        names = {"sl": sl, "pl": pl, "lab": lab, "trades": trades}
+        for code in blocks("python", (ROOT / "docs" / "notebook.md").read_text()):
+            exec(code, names)
+        assert names["view"].wait(30).frame().height == 10
+        assert names["chart"].wait(30).frame().height > 1000
+        assert len(names["bar"].wait(30)._marks) == 1
+
+
 def test_the_replay_of_the_page_runs(checkout):
     """The session of docs/replay.md runs, and its job gives what a collect gives."""
     (code,) = blocks("python", (ROOT / "docs" / "replay.md").read_text())
