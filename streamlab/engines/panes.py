@@ -29,6 +29,10 @@ __all__ = ["Panes"]
 PANE = "\0pane"
 
 
+FEW_FRAMES, MANY_FRAMES = 16, 256
+"""So many frames of partial results are held unmerged, where somebody looks at them, and at all."""
+
+
 class Panes(WindowOperator):
     """Tumbling, hopping and cumulative windows, by panes that overlapping windows share."""
 
@@ -62,6 +66,10 @@ class Panes(WindowOperator):
             self._note(np.array(sorted(new), dtype=np.int64), batch.since)
         if kept.height:
             self.store.add(kept)
+            if (
+                len(self.store.parts) > MANY_FRAMES
+            ):  # nobody asked for long: what is held stays small
+                self.compact()
 
     def _kept(self, frame: pl.DataFrame, late: pl.Series | None = None) -> pl.DataFrame:
         """Return what is held of rows: partial results per key and pane, or the rows."""
@@ -196,14 +204,16 @@ class Panes(WindowOperator):
             self.next_end = int(open_ends.min()) if len(open_ends) else FOREVER
         return closed
 
-    def compact(self) -> None:
-        """Merge the partials of each group into one, if there are many."""
-        if self.incremental and self.store.crowded:
+    def compact(self, most: int | None = None) -> None:
+        """Merge the partials of each group into one, if there are many, or more frames than that."""
+        several = most is not None and len(self.store.parts) > most
+        if self.incremental and (several or self.store.crowded):
             keys, merges = self._groups, self.how.merges
             self.store.merge(lambda f: f.group_by(keys).agg(merges))
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the open windows, with the rows that the step before would give."""
+        self.compact(FEW_FRAMES)  # who looks often merges a little each time
         other = copy.copy(self)
         other.store, other.panes = self.store.copy(), dict(self.panes)
         other.last_ends, other.on_late = dict(self.last_ends), None
