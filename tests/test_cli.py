@@ -428,7 +428,7 @@ def test_compact_says_what_it_did_and_other_verbs_show_what_is_left(run, tmp_pat
         lab.create("keyed", {"k": [1, 2, 1], "v": [1, 2, 3]}, key="k", cleanup="compact")
     code, out, _ = run("compact", path)
     assert code == 0
-    assert re.search(r"keyed +3 +2 +1 ", out)
+    assert re.search(r"keyed +3 +2 +[01] ", out)  # 0: the background was there first
     assert "plain" not in out
     assert run("compact", path, "plain")[0] == 1
     code, out, _ = run("compact", path, "keyed", "--json")

@@ -176,10 +176,14 @@ def no_fence(patch):
 def test_control_a_faulty_group_breaks_the_rules(tmp_path, monkeypatch, fault, rule):
     """The notes show a group whose members are not kept apart, or that skips rows."""
     fault(monkeypatch)
-    notes = massacre(tmp_path, 6, "control", patience=10)
-    found = [text for text in broken_rules(*notes) if rule in text]
-    print(f"control {fault.__name__}: {len(found)} times, such as: {found[:1]}")
-    assert found
+    for again in range(3):  # where a kill falls is chance
+        (tmp_path / str(again)).mkdir()
+        notes = massacre(tmp_path / str(again), 6, f"control {again}", patience=10)
+        found = [text for text in broken_rules(*notes) if rule in text]
+        print(f"control {fault.__name__}: {len(found)} times, such as: {found[:1]}")
+        if found:
+            return
+    raise AssertionError(f"nobody noticed {fault.__name__}")
 
 
 # -- one member and its heir ------------------------------------------------------------------------
