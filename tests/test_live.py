@@ -52,6 +52,31 @@ def test_a_flood_of_rows_is_no_flood_of_messages(numbers, watched):
     view.stop()
 
 
+def test_a_long_look_holds_up_neither_a_cell_nor_the_kernel(lab, watched):
+    """While a query computes for seconds, showing the view and what the browser says do not wait for it."""
+    going, arrived = threading.Event(), threading.Event()
+
+    def slow(frame):
+        if frame.height:
+            arrived.set()
+            going.wait(20)
+        return frame
+
+    numbers = lab.create("slow", {"x": [1, 2], "y": [1.0, 2.0]})
+    query = numbers.map_batches(slow)
+    view = query.live(x="x", y="y")
+    assert arrived.wait(10)
+    started = time.monotonic()
+    view._ipython_display_()
+    tell(view, t="hello")
+    tell(view, t="pause", on=True)
+    assert time.monotonic() - started < 5
+    going.set()
+    eventually(lambda: view.paused)
+    assert view._greeted
+    view.stop()
+
+
 class Shell:
     """An IPython shell, as far as cells are concerned."""
 

@@ -207,9 +207,16 @@ function drawLine(g, frame, series, colors) {
   if (x.length && x.length < 80) for (let i = 0; i < x.length; i++) dot(g, frame, x[i], y[i], 1.8, true, colors);
   if (!open) return;
   g.setLineDash([3, 3]);
-  trace(g, frame, Float64Array.of(...x.subarray(-1), ...series.openX), Float32Array.of(...y.subarray(-1), ...series.openY));
+  trace(g, frame, joined(x.subarray(-1), series.openX, Float64Array), joined(y.subarray(-1), series.openY, Float32Array));
   g.setLineDash([]);
   for (let i = 0; i < open; i++) dot(g, frame, series.openX[i], series.openY[i], 3, false, colors);
+}
+
+function joined(a, b, Kind) {
+  const both = new Kind(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
 }
 
 function dot(g, frame, x, y, radius, full, colors) {

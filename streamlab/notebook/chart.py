@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveChart", "LivePicture", "live_chart"]
 
+FPS, BYTES_A_SECOND = 30.0, 6_000_000
+
 LEAST_HEIGHT, MOST_HEIGHT = 120, 2000
 
 
@@ -44,7 +46,7 @@ class LiveChart(Following):
         self._known: list[tuple[Any, ...]] = []  # the series that the browser knows, in order
         self._status = ""
         super().__init__(query, start, stream)
-        self._fps = 30.0
+        self._fps = FPS
         self._begin()
 
     # -- what users do -----------------------------------------------------------------------
@@ -139,6 +141,8 @@ class LiveChart(Following):
             self._known = list(self._points.lines)
             content |= self._about_all()
         x, y = (np.concatenate(v) if v else np.empty(0) for v in (xs, ys))
+        if not full:  # where very many windows are open they are told less often
+            self._fps = min(FPS, max(1.0, BYTES_A_SECOND / (12 * len(x) + 1)))
         return content, [x.astype("<f8").tobytes(), y.astype("<f4").tobytes()]
 
     def _about_all(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ shows, and the widget, which hides the still as soon as it has drawn.
 from __future__ import annotations
 
 import atexit
+import collections
 import datetime as dt
 import html
 import threading
@@ -39,6 +40,9 @@ UNSEEN_SECONDS = 1.0
 
 FIRST_GAP, LAST_GAP = 0.4, 8.0
 """Seconds between full frames before a browser has said hello: from, doubling, up to."""
+
+PATIENCE = 0.1
+"""How long a cell, or a message of the browser, waits for a look that is under way, in seconds."""
 
 STILL_SECONDS = 10.0
 """How old the still is at most while the picture changes."""
@@ -87,6 +91,7 @@ class Live(anywidget.AnyWidget):
         self.ended = False
         self._lock = threading.RLock()
         self._wake = threading.Event()
+        self._heard: collections.deque[dict[str, Any]] = collections.deque()
         self._seq = 0
         self._problem = ""  # why what the browser asked for last was not done
         self._full = True  # whether the next frame is to hold everything
@@ -189,6 +194,7 @@ class Live(anywidget.AnyWidget):
     def _turn(self, now: float, *, last: bool = False) -> None:
         """Look once, and send what is new."""
         with self._lock:
+            self._take_heard()
             waiting, self._waiting = self._waiting, None
             full = self._full or last or (not self._greeted and now >= self._next_full)
             if full and not self._greeted:
@@ -236,10 +242,21 @@ class Live(anywidget.AnyWidget):
     # -- what the browser says ---------------------------------------------------------------
 
     def _hear(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        """Take a message; which thread calls this is not known."""
+        """Take a message; which thread calls this is not known, and it is not to wait for a look."""
         if not isinstance(content, dict):
             return
-        with self._lock:
+        self._heard.append(content)
+        if self._lock.acquire(timeout=PATIENCE):
+            try:
+                self._take_heard()
+            finally:
+                self._lock.release()
+        self._wake.set()
+
+    def _take_heard(self) -> None:
+        """Do what was heard, in order; called under the lock."""
+        while self._heard:
+            content = self._heard.popleft()
             match content.get("t"):
                 case "hello" | "resync":
                     self._greeted = self._full = True
@@ -250,7 +267,6 @@ class Live(anywidget.AnyWidget):
                     self._seen = int(content.get("n", 1))
                 case _:
                     self._asked(content)
-        self._wake.set()
 
     def _asked(self, content: dict[str, Any]) -> None:
         """Do what is asked; what cannot be done is said until something else is asked."""
@@ -267,10 +283,13 @@ class Live(anywidget.AnyWidget):
         from IPython import display
 
         show: Any = display.display  # without types
-        with self._lock:
-            self._still = show(
-                self._still_bundle(), raw=True, display_id=f"streamlab-{self.model_id}"
-            )
+        free = self._lock.acquire(timeout=PATIENCE)  # a cell does not wait for a long first look
+        try:
+            still = self._still_bundle() if free else {"text/plain": f"{self!r}"}
+            self._still = show(still, raw=True, display_id=f"streamlab-{self.model_id}")
+        finally:
+            if free:
+                self._lock.release()
         widget: Any = super()._repr_mimebundle_()
         data = dict(widget[0] if isinstance(widget, tuple) else widget)
         show({**data, "text/plain": ""}, raw=True)  # where no widget is shown the still says it all
