@@ -209,7 +209,7 @@ function drawLine(g, frame, series, colors) {
   g.setLineDash([3, 3]);
   trace(g, frame, joined(x.subarray(-1), series.openX, Float64Array), joined(y.subarray(-1), series.openY, Float32Array));
   g.setLineDash([]);
-  for (let i = 0; i < open; i++) dot(g, frame, series.openX[i], series.openY[i], 3, false, colors);
+  if (open <= 80) for (let i = 0; i < open; i++) dot(g, frame, series.openX[i], series.openY[i], 3, false, colors);
 }
 
 function joined(a, b, Kind) {

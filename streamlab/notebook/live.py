@@ -135,18 +135,21 @@ class Live(anywidget.AnyWidget):
 
     # -- what users do -----------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Leave the picture as it is, for good. Doing so twice is harmless."""
+    def stop(self, timeout: float | None = 5.0) -> None:
+        """Leave the picture as it is, for good; a look that takes longer ends by itself.
+
+        Doing so twice is harmless.
+        """
         if self.ended:
             return
         self.ended = True
         self._wake.set()
         if threading.current_thread() is not self._thread and self._thread.is_alive():
-            self._thread.join(5.0)
+            self._thread.join(timeout)
 
     def close(self) -> None:
         """Stop, and take the widget out of the notebook; the still stays."""
-        self.stop()
+        self.stop(PATIENCE)
         super().close()
 
     def send(self, content: Any, buffers: Any = None) -> None:

@@ -63,7 +63,7 @@ def type_name(kind: pl.DataType) -> str:
     import polars as pl
 
     if isinstance(kind, pl.Datetime):
-        return f"time[{kind.time_unit}]" if kind.time_zone else f"local time[{kind.time_unit}]"
+        return f"time[{kind.time_unit}]" if kind.time_zone else f"time[{kind.time_unit}], no zone"
     return str(kind).lower().replace("string", "text")
 
 
