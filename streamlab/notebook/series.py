@@ -279,7 +279,7 @@ class Points:
     ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
         """Yield a series for each column of numbers, without the places that are none."""
         plot, column = self.plot, frame[self.plot.x]
-        x = _floats(column.dt.epoch("us")) / 1000 if plot.is_time else _floats(column)
+        x = _milliseconds(column) if plot.is_time else _floats(column)
         real = np.isfinite(x)
         whole = bool(real.all())
         for index, name in enumerate(plot.values):
@@ -313,6 +313,14 @@ class Points:
 
     def __len__(self) -> int:
         return sum(len(line.closed) + len(line.open_x) for line in self.lines.values())
+
+
+def _milliseconds(column: pl.Series) -> np.ndarray:
+    """Return a column of times as milliseconds since 1970 UTC; null is NaN."""
+    import polars as pl
+
+    micros = isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "us"
+    return (column.to_physical() if micros else column.dt.epoch("us")).to_numpy() / 1000
 
 
 def _floats(column: pl.Series) -> np.ndarray:
