@@ -39,6 +39,7 @@ class Panes(WindowOperator):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.single = self.window.kind == "tumbling"
+        self.shared = not self.single and self.window.tz is None  # overlapping, on the clock
         self.store = Store()
         self.panes: dict[int, Since] = {}
         self.next_end = FOREVER  # the first window to close
@@ -104,23 +105,55 @@ class Panes(WindowOperator):
         return reduced.with_columns([pl.col(p).cast(pl.Int128) for p in self.how.wide])
 
     def _note(self, panes: Times, since: Since) -> None:
-        index, _, ends = self.window.windows(panes)
         for pane in panes.tolist():
             self.panes[pane] = since
-        self.next_end = min(self.next_end, max(int(ends.min()), self.mark + 1))
-        last = np.full(len(panes), NEVER, dtype=np.int64)
-        np.maximum.at(last, index, ends)
+        first, last = self._edges(panes)
+        self.next_end = min(self.next_end, max(int(first.min()), self.mark + 1))
         self.last_ends.update(zip(panes.tolist(), last.tolist(), strict=True))
 
-    def _pairs(self, mark: int | None) -> pl.DataFrame:
+    def _edges(self, panes: Times) -> tuple[Times, Times]:
+        """Return the first and the last end of the windows that contain each pane."""
+        if self.window.tz is None:
+            return self.window.first_end(panes), self.window.last_end(panes)
+        index, _, ends = self.window.windows(panes)
+        first, last = np.full(len(panes), FOREVER), np.full(len(panes), NEVER)
+        np.minimum.at(first, index, ends)
+        np.maximum.at(last, index, ends)
+        return first, last
+
+    def _held(self) -> Times:
+        """Return the panes that rows are held of."""
+        return np.array(sorted(self.panes), dtype=np.int64)
+
+    def _reach(self, mark: int) -> tuple[Times, int, int]:
+        """Return the panes of windows that close up to a watermark, the first of their ends, the last.
+
+        Of windows on the clock the ends lie `every` apart: they need not be told one by one, which
+        for a pane that thousands of windows share is thousands of times as much.
+        """
+        panes = self._held()
+        first, last = self.window.first_end(panes), self.window.last_end(panes)
+        lowest = self._after(self.mark, first, last)
+        highest = self._after(mark, first, last) - self.window.every
+        chosen = lowest <= highest
+        if not chosen.any():
+            return panes[:0], 0, 0
+        return panes[chosen], int(lowest[chosen].min()), int(highest[chosen].max())
+
+    def _after(self, mark: int, first: Times, last: Times) -> Times:
+        """Return for ends `every` apart, from first to last, the first one after a watermark.
+
+        Where there is none, what would follow the last.
+        """
+        near = np.clip(np.int64(mark), first - 1, last)  # no difference overflows
+        after: Times = first + -(-(near + 1 - first) // self.window.every) * self.window.every
+        return after
+
+    def _pairs(self, mark: int | None, panes: Times | None = None) -> pl.DataFrame:
         """Return (pane, start, end) of the windows that close up to a watermark; None: no window."""
         import polars as pl
 
-        panes = (
-            np.array(sorted(self.panes), dtype=np.int64)
-            if mark is not None
-            else np.empty(0, np.int64)
-        )
+        panes = self._held() if panes is None else panes
         if mark is None or not len(panes):
             empty = {PANE: pl.Int64, START: pl.Int64, END: pl.Int64}
             return pl.DataFrame(schema=empty)
@@ -132,6 +165,10 @@ class Panes(WindowOperator):
         """Return the windows that end after the last watermark and at or before this one."""
         import polars as pl
 
+        if mark is not None and self.incremental and self.shared:
+            panes, first, last = self._reach(mark)
+            rows = self.store.gather(self.template, pl.Series(panes), PANE)
+            return self._named(self.how.finished(self._shared(rows, first, last, mark)))
         pairs = self._pairs(mark)
         rows = self.store.gather(self.template, pairs[PANE].unique(), PANE)
         if self.incremental:
@@ -151,28 +188,32 @@ class Panes(WindowOperator):
         merges = self.how.merges
         if self.single:  # a window is a pane: merge first, join less
             return rows.group_by(*self.by, PANE).agg(merges).join(pairs, on=PANE)
-        fresh = rows.filter(pl.col(OPEN) == NEVER)
-        if self.window.tz is not None or not fresh.height:
-            found, apart = None, rows
-        else:  # what met a closed window goes its own way
-            found, apart = self._together(fresh, pairs), rows.filter(pl.col(OPEN) != NEVER)
-            if not apart.height:
-                return found
-        several = apart.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
-        if found is not None:
-            several = pl.concat([found, several.select(found.columns)])
+        several = rows.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
         return several.group_by(*self.by, START, END).agg(merges)
 
-    def _together(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-        """Put windows that overlap together from panes; those of ``pairs``."""
+    def _shared(self, rows: pl.DataFrame, first: int, last: int, mark: int) -> pl.DataFrame:
+        """Return the same for windows that overlap on the clock, from the first end to the last."""
+        import polars as pl
+
+        fresh = rows.filter(pl.col(OPEN) == NEVER)
+        apart = rows.filter(pl.col(OPEN) != NEVER)  # what met a closed window goes its own way
+        if not fresh.height:
+            return self._merged(apart, self._pairs(mark, apart[PANE].unique().sort().to_numpy()))
+        found = self._together(fresh, first, last)
+        if not apart.height:
+            return found
+        pairs = self._pairs(mark, apart[PANE].unique().sort().to_numpy())
+        several = apart.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
+        both = pl.concat([found, several.select(found.columns)])
+        return both.group_by(*self.by, START, END).agg(self.how.merges)
+
+    def _together(self, rows: pl.DataFrame, first_end: int, last_end: int) -> pl.DataFrame:
+        """Put windows that overlap together from panes: those whose ends are from one to another."""
         import polars as pl
 
         window = self.window
         pane, offset, size = window.pane, window.offset, window.size
-        places = (pairs[END] - offset) // pane - 1
-        first, last = places.min(), places.max()
-        assert isinstance(first, int)
-        assert isinstance(last, int)
+        first, last = ((end - offset) // pane - 1 for end in (first_end, last_end))
         placed = rows.with_columns(((pl.col(PANE) - offset) // pane).alias(PLACE))
         placed = placed.drop(PANE, OPEN)
         found = put_together(placed, window, self.by, self.how.merges, first, last)
@@ -197,12 +238,20 @@ class Panes(WindowOperator):
         for pane in gone:
             del self.panes[pane], self.last_ends[pane]
         self.store.drop(self.panes, PANE)
-        self.next_end = FOREVER
-        if self.panes:
-            _, _, ends = self.window.windows(np.array(sorted(self.panes), dtype=np.int64))
-            open_ends = ends[ends > mark]
-            self.next_end = int(open_ends.min()) if len(open_ends) else FOREVER
+        self.next_end = self._next_end(mark) if self.panes else FOREVER
         return closed
+
+    def _next_end(self, mark: int) -> int:
+        """Return the first end after a watermark of a window that rows are held of."""
+        panes = self._held()
+        if not self.shared:
+            _, _, ends = self.window.windows(panes)
+            ends = ends[ends > mark]
+        else:
+            first, last = self.window.first_end(panes), self.window.last_end(panes)
+            ends = self._after(mark, first, last)
+            ends = ends[ends <= last]
+        return int(ends.min()) if len(ends) else FOREVER
 
     def compact(self, most: int | None = None) -> None:
         """Merge the partials of each group into one, if there are many, or more frames than that."""
