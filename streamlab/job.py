@@ -294,7 +294,8 @@ class Job(Shown):
             looked = serials(runner)
             runner.look()
             while not self._stop.is_set():
-                self._resume.wait()
+                if not self._resume.wait(LOOK_SECONDS):  # a stop may have come before the pause
+                    continue
                 if not self._step(runner):
                     break
             self._turned(runner)
