@@ -21,6 +21,7 @@ from streamlab.engines.changes import identity_of
 from streamlab.engines.local import Runner, right_columns, visible
 from streamlab.engines.run import Results
 from streamlab.errors import QueryError
+from streamlab.lateness import Arrivals, delayed, first_windows, walk
 from streamlab.scan import Scan
 from streamlab.schema import SYSTEM_FIELDS
 from streamlab.shown import Shown, notebook
@@ -376,7 +377,7 @@ class Querying:
         if found is not None:
             return found
         windowing = next(
-            (n for n in _walk(self._node()) if isinstance(n, p.Aggregate | p.WindowSqlStep)), None
+            (n for n in walk(self._node()) if isinstance(n, p.Aggregate | p.WindowSqlStep)), None
         )
         below = self._node() if windowing is None else windowing.input
         extra = {"_watermark": pl.Datetime("us", "UTC"), "late_by": pl.Duration("us")}
@@ -391,12 +392,12 @@ class Querying:
         import polars as pl
 
         node = self._node()
-        if not any(isinstance(n, p.Aggregate | p.WindowSqlStep) for n in _walk(node)):
+        if first_windows(node) is None:
             node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
         counted = []
         for delay in [delays] if isinstance(delays, str | dt.timedelta) else delays:
             micros = parse_delay(delay)
-            runner = Runner(_delayed(node, micros))
+            runner = Runner(delayed(node, micros))
             for _ in runner.drain():
                 pass
             rows = runner.rows_in
@@ -406,11 +407,14 @@ class Querying:
         kinds = [pl.String, pl.Int64, pl.Int64, pl.Int64, pl.Float64]
         return pl.DataFrame(counted, schema=dict(zip(names, kinds, strict=True)), orient="row")
 
-    def watermarks(self, *, rows: int = 200_000, height: int = 340) -> Any:
+    def watermarks(
+        self, *, delay: Duration | None = None, rows: int = 200_000, height: int = 340
+    ) -> Any:
         """Show event times in the order of arrival, the watermark as a staircase, late rows in red.
 
-        A slider says how many rows another delay would keep, as `lateness` counts them. The last
-        ``rows`` rows are drawn; all are counted. A stream is asked as for rows behind the watermark.
+        A slider says how many rows another delay would keep, as `lateness` counts them; ``delay`` is
+        the one it stands at first, if not the query's. The last ``rows`` rows are drawn; all are
+        counted. A stream is asked as for rows behind the watermark.
 
         Raises:
             MissingExtra: widgets are not installed; says the pip line.
@@ -424,16 +428,17 @@ class Querying:
                 f"the query reads {len(sources)} streams, and each has a watermark of its own",
                 hint=f'lab["{sources[0].name}"].watermarks() shows one',
             )
-        windows = [n for n in _walk(node) if isinstance(n, p.Aggregate | p.WindowSqlStep)]
-        if not windows:
-            node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
-        source, info = sources[0], sources[0].scan.info()
-        delay = next((w.delay for w in windows if w.delay is not None), info.delay)
-        kind = windows[-1].window.kind if windows else "session"
+        first, info = first_windows(node), sources[0].scan.info()
+        below = node if first is None else first.input
+        window = Window("session", 1) if first is None else first.window
+        count = pl.len().alias("\0n")  # a name that no column has
+        judged = Windowed(self, below, window, (), 0).agg(count)._node()
+        source = Query(sources[0], self._jobs)
+        came = source.select("_append_time")._node()
+        own = info.delay if first is None or first.delay is None else first.delay
         view = notebook("marks").Marks(
-            Query(source, self._jobs), Query(_delayed(node, 0), self._jobs),
-            time=info.time or "_append_time", delay=delay, own=kind in ("session", "sliding"),
-            rows=rows, height=height,
+            source, lambda: Arrivals(came, judged), measure=parse_delay, window=window, delay=own,
+            chosen=delay, time=info.time or "_append_time", rows=rows, height=height,
         )  # fmt: skip
         return self._jobs.stop_with(view)
 
@@ -667,26 +672,6 @@ def _node_of(other: Any, what: str) -> p.Node:
 def _joined_schema(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> dict[str, Any]:
     taken = right_columns(list(left.schema), list(right.schema), keys)
     return {**left.schema, **{new: right.schema[old] for old, new in taken.items()}}
-
-
-def _walk(node: p.Node) -> Iterator[p.Node]:
-    yield node
-    for other in p.inputs_of(node):
-        yield from _walk(other)
-
-
-def _delayed(node: p.Node, delay: int) -> p.Node:
-    """Return a plan whose first windows have this delay."""
-    inputs = p.inputs_of(node)
-    inner = any(
-        isinstance(n, p.Aggregate | p.WindowSqlStep) for other in inputs for n in _walk(other)
-    )
-    if isinstance(node, p.Aggregate | p.WindowSqlStep) and not inner:
-        return replace(node, delay=delay)
-    if not inputs or not inner:
-        return node
-    assert not isinstance(node, p.Source | p.AsofJoin | p.IntervalJoin)
-    return replace(node, input=_delayed(inputs[0], delay))
 
 
 def _warn_of_late(runner: Runner) -> None:

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from watching import Watched, tell
+from watching import Watched, eventually, tell
 
 import streamlab as sl
+from streamlab.notebook import marks
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_pause_stops_it_and_what_is_kept_is_bounded(lab, trades, watched):
     """Only the last rows are kept for drawing; all are counted."""
     stream = lab.create("s", trades, time="ts")
     view = stream.watermarks(rows=100).wait(30)
-    assert len(view._x) == 100 and watched.last(view)["rows"] == 1000
+    assert len(view._rows) == 100 and watched.last(view)["rows"] == 1000
     assert watched.last(view)["kept"] == 100
     tell(view, t="pause", on=True)
     stream.append(trades.tail(5))
@@ -110,4 +111,107 @@ def test_the_still_has_axes_and_a_legend(lab, trades, rows, tmp_path):
     assert figure.axes[0].get_ylabel() == "ts (UTC)"
     assert view.save(tmp_path / "marks.png").exists()
     assert "data:image/png" in view._still_bundle()["text/html"]
+    view.stop()
+
+
+def test_whatever_the_query_does_late_rows_are_counted_and_drawn(lab, trades, watched):
+    """Columns left out, filters, SQL, joined frames, windows of windows: as `lateness` has it."""
+    stream = lab.create("s", trades, time="ts", delay="5s")
+    minute, n = sl.tumbling("10s"), pl.len().alias("n")
+    several = pl.DataFrame({"symbol": ["S1", "S1", "S2"], "side": [1, 2, 3]})
+    queries = [
+        stream.select("ts", "symbol").window(minute).agg(n),
+        stream.filter(pl.col("size") > 3).window(minute, by="symbol").agg(n),
+        stream.join(several, on="symbol").window(minute).agg(n),
+        stream.window(minute, delay="1s").agg(n).window(sl.tumbling("1m"), delay="9m").agg(n.sum()),
+        lab.query("SELECT window_start, count(*) AS n FROM tumble(s, INTERVAL '10 seconds') GROUP BY ALL"),
+    ]  # fmt: skip
+    for query in queries:
+        view = query.watermarks().wait(30)
+        want = query.lateness(["0s", "1s", "5s", "25s"])["rows_late"].to_list()
+        assert want[0] > 0
+        assert [view.late_rows(d) for d in ("0s", "1s", "5s", "25s")] == want
+        needed = np.frombuffer(watched.frames(view)[-1][1][4], "<f8")
+        assert (needed >= 0).sum() == want[0]
+        view.stop()
+    assert watched.last(view)["delay"] == 5_000_000
+
+
+def test_the_delay_is_that_of_the_first_window(lab, trades, watched):
+    """Rows meet the first window; what a second one is given is never late."""
+    stream = lab.create("s", trades, time="ts", delay="5s")
+    query = stream.window(sl.tumbling("10s")).agg(n=pl.len())
+    view = query.window(sl.tumbling("1m"), delay="9m").agg(n=pl.col("n").sum()).watermarks()
+    assert watched.last(view.wait(30))["delay"] == 5_000_000
+    assert len(query.late()) == view.late_rows("5s")
+    view.stop()
+
+
+def test_the_staircase_knows_heartbeats_and_what_came_before_a_view(lab, watched):
+    """Stream time moves on without rows too, and a view begins at that of its place."""
+    at = [dt.datetime(2026, 1, 1, 0, 0, s, tzinfo=dt.UTC) for s in (0, 5, 10)]
+    stream = lab.create("s", {"t": at[:2]}, time="t")
+    stream.advance("2026-01-01T00:01:00Z")
+    stream.append({"t": at[2:]})
+    for seen, want in ((stream, [0, 5, 60]), (stream.offsets(2, 3), [60])):
+        view = seen.watermarks().wait(30)
+        stream_time = np.frombuffer(watched.frames(view)[-1][1][3], "<f8") / 1000
+        assert (stream_time - at[0].timestamp()).tolist() == want
+        view.stop()
+
+
+def test_of_many_rows_the_latest_are_drawn_and_memory_is_bounded(lab, watched, monkeypatch):
+    """Rows drawn are few and the furthest behind among them; counts go on, said to be about right."""
+    monkeypatch.setattr(marks, "MOST_COUNTED", 2_000)
+    monkeypatch.setattr(marks, "MOST_CURVE", 500)
+    start, rows = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), 30_000
+    spread = np.random.default_rng(7).integers(0, 3_000_000, rows)
+    micros = pl.Series(np.arange(rows) * 1000 - spread).cast(pl.Duration("us"))
+    frame = pl.DataFrame({"t": micros}).select(
+        t=(pl.lit(start) + pl.col("t")).cast(pl.Datetime("us", "UTC"))
+    )
+    stream = lab.create("s", frame[:1000], time="t", delay="1s")
+    view = stream.watermarks(rows=5_000).wait(30)
+    for at in range(1000, rows, 1000):
+        stream.append(frame[at : at + 1000])
+        view.wait(30)
+    want = stream.lateness(["0s", "500ms", "1s", "2s"])["rows_late"].to_list()
+    got = [view.late_rows(d) for d in ("0s", "500ms", "1s", "2s")]
+    assert got == pytest.approx(want, rel=0.01) and got[0] == want[0]
+    content, buffers = watched.frames(view)[-1]
+    x, needed, curve = (np.frombuffer(buffers[i], "<f8") for i in (0, 4, 5))
+    assert len(x) <= 2 * marks.POINTS + marks.MOST_LATE and len(curve) <= 501
+    assert content["every"] > 1 and len(view._tally.values) <= 2048 * 12  # 12 bits, 2**10 to 2**22
+    assert len(view._rows) == 5_000
+    kept = np.sort(view._rows["needed"].to_numpy())[-marks.MOST_LATE :]
+    assert np.isin(kept, needed).all()
+    view.stop()
+
+
+def test_another_delay_may_be_drawn_and_edges_of_windows_are(lab, trades, watched, tmp_path):
+    """The delay that is drawn first may be chosen; the query's own is still marked."""
+    stream = lab.create("s", trades, time="ts", delay="5s")
+    view = stream.window(sl.hopping("30s", every="10s")).agg(n=pl.len()).watermarks(delay="1m").wait(30)
+    last = watched.last(view)
+    assert (last["delay"], last["chosen"]) == (5_000_000, 60_000_000)
+    assert last["edges"] == {"every": 10_000, "first": 0}
+    assert "with a delay of 60 s" in view.figure().axes[0].get_title("left")
+    view.stop()
+    with pytest.raises(sl.InvalidDuration):
+        stream.watermarks(delay="soon")
+    view = stream.watermarks(delay="1s").wait(30)
+    assert watched.last(view)["edges"] is None
+    view.stop()
+
+
+def test_a_long_history_is_looked_at_in_steps_and_what_comes_costs_what_it_is(lab, watched):
+    """Half a million rows out of order: a row more is seen within seconds, not counted all anew."""
+    rows = 500_000
+    behind = np.random.default_rng(1).integers(0, 3_000_000, rows)
+    micros = pl.Series(np.arange(rows) * 1000 - behind + 1_767_225_600_000_000)
+    stream = lab.create("s", {"t": micros.cast(pl.Datetime("us", "UTC"))}, time="t", delay="1s")
+    view = stream.watermarks().wait(60)
+    assert watched.last(view)["rows"] == rows
+    stream.append({"t": micros[-1:].cast(pl.Datetime("us", "UTC"))})
+    eventually(lambda: watched.last(view)["rows"] == rows + 1, timeout=5)
     view.stop()

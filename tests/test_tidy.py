@@ -41,7 +41,7 @@ LAYERS = [
     ["played", "breakpoint", "unpacking"],
     ["query"],
     ["steps", "compared"],
-    ["lineage"],
+    ["lineage", "lateness"],
     ["engines"],
     ["plan"],
     ["table"],

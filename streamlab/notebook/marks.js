@@ -21,6 +21,14 @@ function lengthOf(micros) {
   return `${micros} \u00b5s`;
 }
 
+/** What is drawn, where that is not all. */
+function captionOf(frame) {
+  const count = (n) => n.toLocaleString("en"), parts = [];
+  if (frame.rows > frame.kept) parts.push(`the last ${count(frame.kept)} rows are kept for the picture, all are counted`);
+  if (frame.kept > frame.drawn) parts.push(`drawn: the ${count(frame.latest)} rows furthest behind their windows, 1 in ${count(frame.one_in)} of the others, more of them where it begins`);
+  return parts.join("; ");
+}
+
 function renderMarks({ model, el }) {
   const channel = channelOf(model, marksStore), { store } = channel;
   const view = { delay: undefined, range: undefined, behind: false, byTime: false, local: false, cursor: null, drag: null };
@@ -32,14 +40,16 @@ function renderMarks({ model, el }) {
   const all = button("all", "Show all rows (0, double click)", () => { view.range = view.range === null ? undefined : null; draw.draw(); });
   const canvas = make("canvas", "sl-canvas", { role: "img" }), tip = make("div", "sl-tip"), plot = make("div", "sl-plot", {}, canvas, tip);
   const slider = make("input", "", { type: "range", min: 0, max: 1000, step: 1, "aria-label": "Delay" });
+  const ownMark = make("i", "sl-own", { title: "the query's own delay" }), track = make("span", "sl-track", {}, slider, ownMark);
   const chosen = make("output"), says = make("span", "", { "aria-live": "polite" });
   const own = button("as it is", "The delay of the query", () => { view.delay = store.frame.delay; draw.draw(); });
   const key = (color, spot, text) => { const mark = make("i", spot ? "sl-spot" : ""), node = make("span", "sl-key sl-quiet", {}, mark, text); mark.style.background = color; return node; };
+  const edgeKey = make("span", "sl-key sl-quiet", {}, make("i", "sl-edge"), "edge of a window");
   const note = make("div", "sl-note"), caption = make("div", "sl-quiet");
   el.append(
     make("div", "sl-bar", {}, title, state, make("span", "sl-space"), pause, what, order, zone, all),
-    make("div", "sl-bar", {}, key(IN_TIME, true, "a row, at its event time"), key(STAIRS, false, "watermark: newest event less the delay"), key(LATE, true, "late: its windows had closed")),
-    plot, make("div", "sl-delay", {}, "delay", slider, chosen, says, own), caption, note,
+    make("div", "sl-bar", {}, key(IN_TIME, true, "a row, at its event time"), key(STAIRS, false, "watermark: newest event less the delay"), key(LATE, true, "late: its windows had closed"), edgeKey),
+    plot, make("div", "sl-delay", {}, "delay", track, chosen, says, own), caption, note,
   );
   keep(el);
 
@@ -52,20 +62,21 @@ function renderMarks({ model, el }) {
   /** How many rows are late for a delay: those that need at least as much, and more. */
   function lateFor(delay) {
     if (delay === null) return 0;
+    if (delay === store.frame.delay) return store.frame.exact;
     const { curve, every } = store.frame;
     let low = 0, high = curve.length;
     while (low < high) { const mid = (low + high) >> 1; if (curve[mid] >= delay) low = mid + 1; else high = mid; }
-    return low * every;
+    return Math.min(low * every, store.frame.rows);
   }
 
   function paint() {
     noteOf(channel, note);
     const { frame } = store;
     if (!frame) { state.textContent = "waiting for the first rows"; return; }
-    if (view.delay === undefined) view.delay = frame.delay;
+    if (view.delay === undefined) view.delay = frame.chosen;
     const { delay } = view, late = lateFor(delay), rows = frame.rows.toLocaleString("en");
     title.textContent = frame.title;
-    state.textContent = `${rows} rows${frame.counted ? "" : " \u00b7 counting \u2026"}${frame.paused ? " \u00b7 paused" : ""}`;
+    state.textContent = `${rows} rows${frame.behind ? ` \u00b7 ${frame.behind.toLocaleString("en")} to come` : ""}${frame.paused ? " \u00b7 paused" : ""}`;
     sign(pause, frame.paused ? "play" : "pause");
     what.setAttribute("aria-pressed", String(view.behind));
     order.setAttribute("aria-pressed", String(view.byTime));
@@ -73,12 +84,15 @@ function renderMarks({ model, el }) {
     zone.textContent = view.local ? "local" : "UTC";
     slider.value = stepOf(delay);
     slider.setAttribute("aria-valuetext", lengthOf(delay));
+    ownMark.style.left = `${stepOf(frame.delay) / 10}%`;
+    ownMark.hidden = frame.delay === null;
+    own.disabled = delay === frame.delay;
     chosen.textContent = lengthOf(delay) + (delay === frame.delay ? " (the query's)" : "");
     const share = frame.rows ? ` (${((100 * late) / frame.rows).toPrecision(2)}%)` : "";
     const longest = frame.curve[0];
-    says.textContent = `${frame.every > 1 ? "about " : ""}${late.toLocaleString("en")} of ${rows} rows late${late ? share : ""}` + (longest === undefined ? "; all are in order" : `; none with a delay over ${lengthOf(longest)}`);
+    says.textContent = `${frame.every > 1 && delay !== frame.delay ? "about " : ""}${late.toLocaleString("en")} of ${rows} rows late${late ? share : ""}` + (longest === undefined ? "; all are in order" : `; none with a delay over ${lengthOf(longest)}`);
     el.dataset.late = String(late);
-    caption.textContent = frame.sampled ? `${frame.drawn.toLocaleString("en")} of the last ${frame.kept.toLocaleString("en")} rows are drawn: all late ones, the others evenly.` : "";
+    caption.textContent = captionOf(frame);
     drawPlot(frame, delay);
     el.classList.add("sl-drawn");
   }
@@ -113,6 +127,7 @@ function renderMarks({ model, el }) {
     view.shown = [x0, x1];
     axes(g, frame, box, colors, [x0, x1], [y0, y1], px, py);
     g.save(); g.beginPath(); g.rect(box.left, box.top, box.right - box.left + 6, box.bottom - box.top + 4); g.clip();
+    edgeKey.hidden = !drawEdges(g, frame, box, colors, y0, y1, py);
     if (view.behind && delay) { g.strokeStyle = STAIRS; g.lineWidth = 2; rule(g, box.left, py(delay / 1000), box.right, py(delay / 1000)); }
     if (!view.behind && delay !== null) {
       g.strokeStyle = STAIRS; g.lineWidth = 2; g.beginPath();
@@ -142,6 +157,16 @@ function renderMarks({ model, el }) {
     g.fillText(view.byTime ? `append time, ${view.local ? "local" : "UTC"}` : "order of arrival (offset)", (box.left + box.right) / 2, box.bottom + 36);
     g.save(); g.translate(10, (box.top + box.bottom) / 2); g.rotate(-Math.PI / 2); g.textBaseline = "middle";
     g.fillText(view.behind ? "behind the newest event" : `${frame.time}, ${view.local ? "local" : "UTC"}`, 0, 0); g.restore();
+  }
+
+  /** Where windows end, if that is not too close; whether there are any. */
+  function drawEdges(g, frame, box, colors, y0, y1, py) {
+    if (view.behind || !frame.edges || (y1 - y0) / frame.edges.every > (box.bottom - box.top) / 7) return false;
+    const { every, first } = frame.edges, start = first + Math.ceil((y0 - first) / every) * every;
+    g.strokeStyle = colors.muted; g.globalAlpha = 0.55; g.lineWidth = 1; g.setLineDash([2, 4]);
+    for (let edge = start; edge <= y1; edge += every) rule(g, box.left, py(edge), box.right, py(edge));
+    g.globalAlpha = 1; g.setLineDash([]);
+    return start <= y1;
   }
 
   function hover(frame, inside, xs, px, yOf, isLate) {
@@ -177,7 +202,7 @@ function renderMarks({ model, el }) {
     if (event.target === slider && event.key.startsWith("Arrow")) return;
     const zoom = (factor) => { const [low, high] = view.shown, mid = (low + high) / 2; view.range = [mid - ((high - low) / 2) * factor, mid + ((high - low) / 2) * factor]; draw.draw(); };
     const act = { " ": () => (event.target.tagName === "BUTTON" ? null : pause.click()), b: () => what.click(), o: () => order.click(), u: () => zone.click(), 0: () => all.click(), "+": () => zoom(0.7), "=": () => zoom(0.7), "-": () => zoom(1.4),
-      ArrowLeft: () => { view.delay = delayAt(Number(slider.value) - 10); draw.draw(); }, ArrowRight: () => { view.delay = delayAt(Number(slider.value) + 10); draw.draw(); } }[event.key];
+      ArrowLeft: () => { view.delay = delayAt(Number(slider.value) - 5); draw.draw(); }, ArrowRight: () => { view.delay = delayAt(Number(slider.value) + 5); draw.draw(); } }[event.key];
     if (!act || !store.frame || (event.key === " " && event.target.tagName === "BUTTON")) return;
     event.preventDefault();
     act();
