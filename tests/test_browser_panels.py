@@ -59,6 +59,9 @@ def test_the_delay_slider_counts_as_lateness_does(notebook):
         )
         page.page.wait_for_timeout(60)
         seen.add(int(view.get_attribute("data-late")))
+        delay = int(view.get_attribute("data-delay"))
+        ask = f"import datetime as dt; print(sales.lateness([dt.timedelta(microseconds={delay})])['rows_late'].item())"
+        assert view.get_attribute("data-late") == page.execute(ask).strip()
     assert len(seen) == 4 and min(seen) == 0
     picture = "() => document.querySelector('.sl-canvas').toDataURL()"
     before = page.page.evaluate(picture)
@@ -66,4 +69,57 @@ def test_the_delay_slider_counts_as_lateness_does(notebook):
     view.focus()
     page.page.keyboard.press("b")
     page.page.wait_for_function(f"(before) => ({picture})() !== before", arg=before)
+    assert not page.outside and not page.errors
+
+
+def test_an_error_is_text_and_a_cell_has_one_view(notebook):
+    """HTML in an error does nothing; run again, a cell leaves one panel; what starts again loses its error."""
+    page = notebook(
+        "failed.ipynb",
+        OPEN,
+        "mark = '<img src=x onerror=\"document.title = 1\"><b>no</b>'\n"
+        "def bad(frame):\n    if mark: raise ValueError(mark)\n"
+        "failed = orders.run(into=bad, name='bad')\nlab.jobs.live()",
+    )
+    page.run_all()
+    failed = page.page.locator(".sl-failed")
+    expect(failed).to_contain_text("<b>no</b>", timeout=60_000)
+    assert failed.locator("b, img").count() == 0
+    assert page.page.title() != "1"
+    page.run_cell(1)
+    expect(failed).to_contain_text("<b>no</b>", timeout=15_000)
+    expect(page.page.locator(".sl-live")).to_have_count(1)
+    live = "from streamlab.notebook.live import live_views; print(len(live_views()))"
+    assert page.execute(live).strip() == "1"
+    page.execute("mark = ''; job = orders.run(into=bad, name='bad')")
+    expect(page.page.locator(".sl-pill")).to_have_text("running", timeout=15_000)
+    expect(failed).to_have_count(0)
+    assert not page.outside and not page.errors
+
+
+def test_the_picture_of_a_watermark_moves_and_is_paused(notebook):
+    """Rows that come extend it; paused it stands still; going on it has caught up."""
+    page = notebook(
+        "moves.ipynb",
+        OPEN,
+        "import datetime as dt\nstart = dt.datetime.now(dt.UTC)\n"
+        "ticks = lab.create('ticks', {'t': [start]}, time='t', delay='1s')\n"
+        "def go():\n    while True:\n"
+        "        now = dt.datetime.now(dt.UTC)\n"
+        "        ticks.append({'t': [now, now - dt.timedelta(seconds=3)]}); time.sleep(0.05)\n"
+        "threading.Thread(target=go, daemon=True).start()\nview = ticks.watermarks()\nview",
+    )
+    page.run_all()
+    rows = page.page.locator(".sl-live .sl-bar .sl-quiet").first
+    expect(rows).to_have_text(re.compile(r"^\d+ rows"), timeout=60_000)
+    before = rows.inner_text()
+    expect(rows).not_to_have_text(before)
+    page.page.get_by_label("Pause (space)").click()
+    expect(rows).to_contain_text("paused")
+    held = rows.inner_text()
+    page.page.wait_for_timeout(800)
+    assert rows.inner_text() == held
+    page.page.get_by_label("Pause (space)").click()
+    expect(rows).not_to_contain_text("paused")
+    expect(rows).not_to_have_text(held.split(" \u00b7 ")[0])
     assert not page.outside and not page.errors

@@ -191,7 +191,12 @@ def test_of_many_rows_the_latest_are_drawn_and_memory_is_bounded(lab, watched, m
 def test_another_delay_may_be_drawn_and_edges_of_windows_are(lab, trades, watched, tmp_path):
     """The delay that is drawn first may be chosen; the query's own is still marked."""
     stream = lab.create("s", trades, time="ts", delay="5s")
-    view = stream.window(sl.hopping("30s", every="10s")).agg(n=pl.len()).watermarks(delay="1m").wait(30)
+    view = (
+        stream.window(sl.hopping("30s", every="10s"))
+        .agg(n=pl.len())
+        .watermarks(delay="1m")
+        .wait(30)
+    )
     last = watched.last(view)
     assert (last["delay"], last["chosen"]) == (5_000_000, 60_000_000)
     assert last["edges"] == {"every": 10_000, "first": 0}

@@ -1,10 +1,13 @@
 """Panels without a browser: numbers are those of the jobs and groups, buttons do what they say."""
 
+import datetime as dt
+
 import polars as pl
 import pytest
 from watching import Watched, eventually, tell
 
 import streamlab as sl
+from streamlab.notebook import panels
 
 
 @pytest.fixture
@@ -45,6 +48,7 @@ def test_all_jobs_are_there_also_those_to_come(lab, stream, watched):
     """Jobs that start appear, those that failed say why, those not running here are named."""
     panel = lab.jobs.live().wait()
     assert watched.last(panel)["rows"] == []
+    assert "no jobs yet" in watched.last(panel)["none"]
     stream.filter(pl.col("size") > 3).run(into="some").wait()
 
     def bad(frame):
@@ -82,8 +86,58 @@ def test_groups_show_how_far_they_are(lab, stream, watched):
         row = watched.last(panel)["rows"][0]
         assert row["cells"][:3] == ["readers", "trades", "0"]
         assert row["cells"][3] == "100" and row["cells"][6] == "900"
+        assert set(row["curves"]["6"]) == {900}
         consumer.poll(1000)
         consumer.commit()
         eventually(lambda: watched.last(panel.wait())["rows"][0]["cells"][6] == "0")
     lab.close()
     eventually(lambda: panel.ended and not panel._thread.is_alive())
+
+
+def test_rates_are_steady_and_how_long_ago_is_in_words():
+    """Results that come once a second have one rate; a place in time is so far behind now."""
+    curve = panels.Curve()
+    rates = [curve.add(at / 2, 10 * (at // 2)) for at in range(40)]
+    assert set(rates[4:]) == {10.0}
+    now = dt.datetime.now(dt.UTC)
+    ages = [panels._ago(now - dt.timedelta(seconds=s)) for s in (1, 300, 8_000, 400_000, -60)]
+    assert ages[0].startswith("1.0 s") and ages[1:] == ["5 min", "2 h", "5 d", ""]
+    assert panels._ago(None) == ""
+
+
+def test_a_job_that_is_known_and_not_run_here_is_named(tmp_path, trades, watched):
+    """What another handle has started is listed, without numbers and buttons."""
+    with sl.open(tmp_path / "lab", sync="os") as lab:
+        lab.create("trades", trades, time="ts").filter(pl.col("size") > 3).run(into="some").wait()
+    with sl.open(tmp_path / "lab", sync="os") as lab:
+        panel = lab.jobs.live().wait()
+        (row,) = watched.last(panel)["rows"]
+        assert row["cells"][:2] == ["some", "not running here"] and not row["buttons"]
+        assert len(row["cells"]) == len(watched.last(panel)["columns"])
+        panel.stop()
+
+
+def test_a_pause_that_comes_after_a_stop_keeps_nothing_from_ending(stream, monkeypatch):
+    """Stop and pause pressed right after each other, in the worst moment: the job ends."""
+    job = stream.filter(pl.col("size") > 3).run(into="some").wait()
+    wait = job._resume.wait
+
+    def late_pause(*timeout):
+        job._stop.set()  # as if both buttons had been pressed since the job looked
+        job._resume.clear()
+        monkeypatch.setattr(job._resume, "wait", wait)
+        return wait(*timeout)
+
+    monkeypatch.setattr(job._resume, "wait", late_pause)
+    stream.append(
+        {
+            "ts": [dt.datetime(2026, 1, 2, tzinfo=dt.UTC)],
+            "symbol": ["A"],
+            "price": [1.0],
+            "size": [5],
+        }
+    )
+    job._thread.join(10)
+    alive = job._thread.is_alive()
+    job._resume.set()
+    assert not alive and job.status == "stopped"

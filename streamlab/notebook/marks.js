@@ -25,7 +25,7 @@ function lengthOf(micros) {
 function captionOf(frame) {
   const count = (n) => n.toLocaleString("en"), parts = [];
   if (frame.rows > frame.kept) parts.push(`the last ${count(frame.kept)} rows are kept for the picture, all are counted`);
-  if (frame.kept > frame.drawn) parts.push(`drawn: the ${count(frame.latest)} rows furthest behind their windows, 1 in ${count(frame.one_in)} of the others, more of them where it begins`);
+  if (frame.kept > frame.drawn) parts.push(`drawn: ${frame.latest < frame.behind_windows ? `the ${count(frame.latest)} latest` : `all ${count(frame.latest)}`} of the rows that some delay calls late, 1 in ${count(frame.one_in)} of the others, and more where the picture begins`);
   return parts.join("; ");
 }
 
@@ -92,6 +92,7 @@ function renderMarks({ model, el }) {
     const longest = frame.curve[0];
     says.textContent = `${frame.every > 1 && delay !== frame.delay ? "about " : ""}${late.toLocaleString("en")} of ${rows} rows late${late ? share : ""}` + (longest === undefined ? "; all are in order" : `; none with a delay over ${lengthOf(longest)}`);
     el.dataset.late = String(late);
+    el.dataset.delay = String(delay);
     caption.textContent = captionOf(frame);
     drawPlot(frame, delay);
     el.classList.add("sl-drawn");

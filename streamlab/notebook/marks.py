@@ -99,7 +99,8 @@ def _rounded(values: Whole) -> Whole:
     """Return numbers with their first 12 bits only."""
     exponents = np.frexp(np.maximum(values, 1).astype(np.float64))[1]
     steps = np.int64(1) << np.maximum(exponents - 12, 0).astype(np.int64)
-    return values // steps * steps
+    rounded: Whole = values // steps * steps
+    return rounded
 
 
 class Marks(Following):
@@ -165,9 +166,10 @@ class Marks(Following):
 
     def _draw(self, axes: Axes, rows: pl.DataFrame) -> None:
         x, late = rows["offset"].to_numpy(), rows["needed"].to_numpy() >= self.delay
-        time = rows["time"].to_numpy().astype("datetime64[us]")
-        low, high = (rows["time"].min(), rows["time"].max()) if len(rows) else (0, 0)
-        for number, edge in enumerate(self._edges_between(int(low), int(high))):  # type: ignore[call-overload]
+        micros = rows["time"].to_numpy()
+        time = micros.astype("datetime64[us]")
+        edges = self._edges_between(int(micros.min()), int(micros.max())) if len(rows) else []
+        for number, edge in enumerate(edges):
             at: Any = np.datetime64(edge, "us")
             axes.axhline(at, color=MUTED, lw=0.7, ls=(0, (2, 3)), zorder=1,
                          label="" if number else "edge of a window")  # fmt: skip
@@ -265,7 +267,7 @@ class Marks(Following):
     def _content(self) -> tuple[dict[str, Any], list[bytes]]:
         rows, grid = self._drawn(), self._edges()
         every, curve = self._tally.curve()
-        others = max(1, len(self._rows) // POINTS)
+        behind = int((self._rows["needed"] >= 0).sum())
         content = {
             "title": f"{self._name}: event time against arrival",
             "time": self._time,
@@ -276,15 +278,18 @@ class Marks(Following):
             "every": every,
             "drawn": len(rows),
             "kept": len(self._rows),
-            "latest": min(MOST_LATE, int((self._rows["needed"] >= 0).sum())),
-            "one_in": others,
+            "latest": min(MOST_LATE, behind),
+            "behind_windows": behind,
+            "one_in": max(1, round(len(self._rows) / POINTS)),
             "range": list(self._stretch()),
             "edges": None if grid is None else {"every": grid[0] / 1000, "first": grid[1] / 1000},
             "behind": self._results.behind,
             "height": self._height,
             "paused": self._paused,
         }
-        milliseconds = [rows[name].to_numpy() / 1000 for name in ("time", "appended", "stream_time")]
+        milliseconds = [
+            rows[name].to_numpy() / 1000 for name in ("time", "appended", "stream_time")
+        ]
         columns = [rows["offset"].to_numpy(), *milliseconds, rows["needed"].to_numpy(), curve]
         return content, [column.astype("<f8").tobytes() for column in columns]
 

@@ -4,8 +4,8 @@ const panelStore = () => ({ frame: null, take(message) { this.frame = message; }
 
 function renderPanel({ model, el }) {
   const channel = channelOf(model, panelStore), { store } = channel;
-  const title = make("span", "sl-title"), table = make("table", "sl-table sl-panel"), note = make("div", "sl-note");
-  el.append(make("div", "sl-bar", {}, title), make("div", "sl-scroll", {}, table), note);
+  const title = make("span", "sl-title"), table = make("table", "sl-table sl-panel"), none = make("div", "sl-quiet"), note = make("div", "sl-note");
+  el.append(make("div", "sl-bar", {}, title), make("div", "sl-scroll", {}, table), none, note);
   const head = make("tr"), body = make("tbody"), lines = new Map();
   table.append(make("thead", "", {}, head), body);
   keep(el);
@@ -17,11 +17,12 @@ function renderPanel({ model, el }) {
     title.textContent = frame.title;
     if (head.childElementCount !== frame.columns.length + 1)
       head.replaceChildren(...frame.columns.map((c) => make("th", c.right ? "sl-right" : "", { scope: "col" }, c.name)), make("th"));
-    for (const [key, line] of lines) if (!frame.rows.some((row) => row.key === key)) { line.remove(); lines.delete(key); }
+    for (const [key, line] of lines) if (!frame.rows.some((row) => row.key === key)) { line.failed.remove(); line.remove(); lines.delete(key); }
     for (const row of frame.rows) {
       if (!lines.has(row.key)) { lines.set(row.key, lineOf(row, frame.columns)); body.append(lines.get(row.key)); }
       fillLine(lines.get(row.key), row);
     }
+    none.textContent = frame.rows.length ? "" : frame.none;
     el.classList.add("sl-drawn");
   }
 
@@ -30,6 +31,7 @@ function renderPanel({ model, el }) {
     for (const column of columns) line.append(make("td", column.right ? "sl-right" : "", {}, make("span")));
     line.append(buttons);
     line.error = make("td", "sl-error", { colspan: columns.length + 1 });
+    line.failed = make("tr", "sl-failed", {}, line.error);
     return line;
   }
 
@@ -37,7 +39,7 @@ function renderPanel({ model, el }) {
     row.cells.forEach((text, i) => {
       const cell = line.children[i];
       cell.firstChild.textContent = text;
-      if (i === 1 && row.state) { cell.firstChild.className = "sl-pill"; cell.firstChild.dataset.state = row.state; }
+      if (i === 1) { cell.firstChild.className = row.state ? "sl-pill" : ""; cell.firstChild.dataset.state = row.state; }
       if (row.curves[i]) drawCurve(cell, row.curves[i]);
     });
     const cell = line.lastChild, wanted = row.buttons.join();
@@ -45,8 +47,9 @@ function renderPanel({ model, el }) {
       cell.dataset.of = wanted;
       cell.replaceChildren(...row.buttons.map((kind) => action(kind, row.key)));
     }
-    if (row.error && !line.nextSibling?.classList.contains("sl-failed")) line.after(make("tr", "sl-failed", {}, line.error));
-    if (row.error) line.error.textContent = row.error;
+    line.error.textContent = row.error;
+    if (!row.error) line.failed.remove();
+    else if (line.nextSibling !== line.failed) line.after(line.failed);
   }
 
   function action(kind, key) {
@@ -55,8 +58,8 @@ function renderPanel({ model, el }) {
     let sure = null;
     const node = button("stop", `stop ${key}`, () => {
       if (sure !== null) { clearTimeout(sure); node.disabled = true; node.textContent = "stopping"; say(); return; }
-      node.textContent = "stop?"; delete node.dataset.sign;
-      sure = setTimeout(() => { sure = null; sign(node, "stop"); }, 3000);
+      node.textContent = "stop?"; node.title = "Stop? Click again"; delete node.dataset.sign;
+      sure = setTimeout(() => { sure = null; node.title = `stop ${key}`; sign(node, "stop"); }, 3000);
     });
     return node;
   }

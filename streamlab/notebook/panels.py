@@ -21,19 +21,45 @@ POINTS = 120
 FPS = 2.0
 
 
+SMOOTH = 5
+"""A rate is that between so many looks: results that come once a second have a steady one."""
+
+
 class Curve:
-    """Rates of a number that grows, over the last minute."""
+    """A number, and how fast it grows, over the last minute."""
 
     def __init__(self) -> None:
-        self._last: tuple[float, float] | None = None
+        self._last: collections.deque[tuple[float, float]] = collections.deque(maxlen=SMOOTH)
         self.rates: collections.deque[float] = collections.deque(maxlen=POINTS)
+        self.values: collections.deque[float] = collections.deque(maxlen=POINTS)
 
     def add(self, now: float, value: float) -> float:
         """Take a value, and return how fast it grows, per second."""
-        if self._last is not None and now > self._last[0]:
-            self.rates.append(max(0.0, (value - self._last[1]) / (now - self._last[0])))
-        self._last = now, value
+        self._last.append((now, value))
+        (then, before), (now, value) = self._last[0], self._last[-1]
+        if now > then:
+            self.rates.append((value - before) / (now - then))
+        self.values.append(value)
         return self.rates[-1] if self.rates else 0.0
+
+
+def _clock(at: dt.datetime | None) -> str:
+    """Return a place in time, without the date if that is today's."""
+    if at is None:
+        return "–"  # noqa: RUF001
+    today = at.date() == dt.datetime.now(dt.UTC).date()
+    return f"{at:%H:%M:%S}Z" if today else f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _ago(since: dt.datetime | None) -> str:
+    """Return how long ago something was, in words; nothing if it is still to come."""
+    if since is None:
+        return ""
+    seconds = (dt.datetime.now(dt.UTC) - since).total_seconds()
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:.1f} s" if seconds >= 0 else ""
 
 
 class Panel(Live):
@@ -41,6 +67,8 @@ class Panel(Live):
 
     _esm = module("panels.js", store="panelStore", render="renderPanel")
     _css = text_of("live.css", "panels.css")
+
+    _none = ""  # what is said where there are no rows
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -64,16 +92,17 @@ class Panel(Live):
         for key in [k for k in self._curves if k[0] not in known]:
             del self._curves[key]  # of what is gone nothing is kept
         columns = [{"name": name, "right": right} for name, right in self._columns()]
-        content = {"title": self._title, "columns": columns, "rows": rows}
+        content = {"title": self._title, "columns": columns, "rows": rows, "none": self._none}
         if content == self._last and not full:
             return None
         self._last = content
         return content, []
 
     def _curve(self, key: Any, what: str, now: float, value: float) -> tuple[float, list[float]]:
+        """Return how fast a number grows now, and how fast it did."""
         curve = self._curves[key, what]
-        rate = curve.add(now, value)
-        return rate, [round(r, 3) for r in curve.rates]
+        rate = max(0.0, curve.add(now, value))
+        return rate, [round(max(0.0, r), 3) for r in curve.rates]
 
     def _about(self) -> str:
         return self._title
@@ -81,6 +110,8 @@ class Panel(Live):
 
 class JobPanel(Panel):
     """What jobs do; made by ``job.live()`` and ``lab.jobs.live()``."""
+
+    _none = "no jobs yet: query.run(into=...) starts one, and it appears here"
 
     def __init__(
         self, jobs: Callable[[], Mapping[str, sl.Job]], known: Callable[[], list[str]], title: str, shown: Any,
@@ -91,8 +122,8 @@ class JobPanel(Panel):
         super().__init__(title)
 
     def _columns(self) -> list[tuple[str, bool]]:
-        names = ["job", "state", "rows in", "in a second", "rows out", "out a second", "late",
-                 "partly late", "rows behind", "watermark"]  # fmt: skip
+        names = ["job", "state", "rows in", "in/s", "rows out", "out/s", "late",
+                 "partly late", "rows behind", "watermark", "behind now"]  # fmt: skip
         return [(name, name not in ("job", "state")) for name in names]
 
     def _rows(self, now: float) -> Iterable[dict[str, Any]]:
@@ -107,7 +138,7 @@ class JobPanel(Panel):
             cells = [
                 name, state, f"{progress.rows_in:,}", f"{rate_in:,.0f}", f"{progress.rows_out:,}",
                 f"{rate_out:,.0f}", f"{progress.rows_late:,}", f"{progress.rows_partly_late:,}",
-                f"{progress.lag_rows:,}", "–" if mark is None else f"{mark:%Y-%m-%d %H:%M:%S}Z",  # noqa: RUF001
+                f"{progress.lag_rows:,}", _clock(mark), _ago(mark),
             ]  # fmt: skip
             error = "" if job.error is None else f"{type(job.error).__name__}: {job.error}"
             yield {
@@ -116,7 +147,7 @@ class JobPanel(Panel):
             }  # fmt: skip
         for name in self._known():
             if name not in jobs:
-                blank = [name, "not running here", *[""] * 8]
+                blank = [name, "not running here", *[""] * 9]
                 yield {
                     "key": name,
                     "cells": blank,
@@ -149,39 +180,35 @@ class JobPanel(Panel):
 class GroupPanel(Panel):
     """How far consumer groups are; made by ``lab.groups.live()``."""
 
+    _none = "no consumer groups yet: stream.consumer(name) makes one, and it appears here"
+
     def __init__(self, groups: Any) -> None:
         self._groups = groups
         super().__init__("Consumer groups")
 
     def _columns(self) -> list[tuple[str, bool]]:
-        names = [
-            "group",
-            "stream",
-            "partition",
-            "committed",
-            "a second",
-            "end",
-            "rows behind",
-            "waiting",
-            "process",
-        ]
+        names = ["group", "stream", "partition", "committed", "taken/s", "end", "rows behind",
+                 "growth/s", "waiting", "member (process)"]  # fmt: skip
         return [(name, name not in ("group", "stream")) for name in names]
 
     def _rows(self, now: float) -> Iterable[dict[str, Any]]:
         for row in self._groups.to_polars().iter_rows(named=True):
             key = f"{row['group']}/{row['stream']}/{row['partition']}"
             rate, curve = self._curve(key, "position", now, row["position"])
+            lag = self._curves[key, "lag"]
+            growth = round(lag.add(now, row["lag"]))
             waiting: dt.timedelta = row["waiting"]
             cells = [
                 row["group"], row["stream"], str(row["partition"]), f"{row['position']:,}", f"{rate:,.0f}",
-                f"{row['end']:,}", f"{row['lag']:,}", f"{waiting.total_seconds():,.0f} s" if row["lag"] else "–",  # noqa: RUF001
+                f"{row['end']:,}", f"{row['lag']:,}", f"{growth:+,}" if growth else "0",
+                f"{waiting.total_seconds():,.0f} s" if row["lag"] else "–",  # noqa: RUF001
                 "nobody" if row["pid"] is None else str(row["pid"]),
             ]  # fmt: skip
             yield {
                 "key": key,
                 "cells": cells,
                 "state": "",
-                "curves": {"4": curve},
+                "curves": {"4": curve, "6": list(lag.values)},
                 "error": "",
                 "buttons": [],
             }
