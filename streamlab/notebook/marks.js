@@ -25,7 +25,7 @@ function lengthOf(micros) {
 function captionOf(frame) {
   const count = (n) => n.toLocaleString("en"), parts = [];
   if (frame.rows > frame.kept) parts.push(`the last ${count(frame.kept)} rows are kept for the picture, all are counted`);
-  if (frame.kept > frame.drawn) parts.push(`drawn: ${frame.latest < frame.behind_windows ? `the ${count(frame.latest)} latest` : `all ${count(frame.latest)}`} of the rows that some delay calls late, 1 in ${count(frame.one_in)} of the others, and more where the picture begins`);
+  if (frame.kept > frame.drawn) parts.push(`drawn: ${frame.latest < frame.behind_windows ? `the ${count(frame.latest)} latest` : `all ${count(frame.latest)}`} of the rows that some delay calls late, ${frame.one_in < 2 ? `${Math.round(100 / frame.one_in)}%` : `1 in ${count(Math.round(frame.one_in))}`} of the others, and more where the picture begins`);
   return parts.join("; ");
 }
 

@@ -59,15 +59,21 @@ FOREVER = 2**62
 
 
 class Tally:
-    """The delays that late rows need, sorted: how many rows are late for any delay."""
+    """The delays that late rows need, sorted: how many rows are late for any delay.
 
-    def __init__(self) -> None:
+    For some delays the number is exact however many rows there are.
+    """
+
+    def __init__(self, *exact: int) -> None:
+        self._exact = dict.fromkeys(exact, 0)
         self.values, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
         self._coarse = False
         self._sum()
 
     def add(self, needed: Whole) -> None:
         """Count more rows."""
+        for delay in self._exact:
+            self._exact[delay] += int((needed >= delay).sum())
         new = np.sort(_rounded(needed) if self._coarse else needed)
         at = np.searchsorted(self.values, new)
         self.values = np.insert(self.values, at, new)
@@ -86,6 +92,8 @@ class Tally:
 
     def late(self, delay: int) -> int:
         """Return how many rows need at least so long a delay, and more: these are late for it."""
+        if delay in self._exact:
+            return self._exact[delay]
         return len(self) - int(self._below[np.searchsorted(self.values, delay, "left")])
 
     def curve(self) -> tuple[int, Whole]:
@@ -194,7 +202,7 @@ class Marks(Following):
 
         names = ("offset", "time", "appended", "stream_time", "needed")
         self._rows = pl.DataFrame(schema=dict.fromkeys(names, pl.Int64))
-        self._tally = Tally()
+        self._tally = Tally(self._own, self.delay)
         self._taken = 0
         self._caught_up = self._moves = False
 
@@ -280,7 +288,7 @@ class Marks(Following):
             "kept": len(self._rows),
             "latest": min(MOST_LATE, behind),
             "behind_windows": behind,
-            "one_in": max(1, round(len(self._rows) / POINTS)),
+            "one_in": max(1.0, len(self._rows) / POINTS),
             "range": list(self._stretch()),
             "edges": None if grid is None else {"every": grid[0] / 1000, "first": grid[1] / 1000},
             "behind": self._results.behind,
