@@ -8,7 +8,7 @@ import struct
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
@@ -320,6 +320,13 @@ def by_hand(monkeypatch):
     st.sampled_from([0, 20 * STEP]),
     st.sampled_from([1, 3]),
 )
+@example(  # a deletion that went had moved stream time, and a heartbeat after it too
+    [("delete", {"f": 0.0, "s": "a"}), ("heartbeat", BASE), ("wait", 1)], True, 0, 0, 1
+)
+@example(
+    [("delete", {"f": 0.0, "s": "a"}), ("wait", 1), ("compact", None), ("heartbeat", BASE),
+     ("delete", {"f": 1.5, "s": ""}), ("wait", 1)], True, 0, 0, 1,
+)  # fmt: skip
 def test_compaction_leaves_what_the_oracle_leaves(steps, timed, lag, delete_retention, partitions):
     """Whatever was appended, deleted, cut and compacted when: rows, places and tables are right."""
     clock = ManualClock("2026-01-02T00:00Z")

@@ -417,8 +417,14 @@ def _runs(files: Sequence[SegmentFile], kept: Offsets, time: str | None) -> npt.
         table = np.concatenate([_lone_run(full[0], first, time), table])
     at = int(np.searchsorted(kept, last))
     stays = at < len(kept) and int(kept[at]) == last
-    if not stays and first < last:
-        table = np.concatenate([table, _lone_run(full[-1], last, time)])
+    if not stays:
+        lone = _lone_run(full[-1], last, time)
+        if first == last:
+            table = table[:0]
+        # Twice: with the stream time that it met, and that it left, which heartbeats may follow.
+        left = lone.copy()
+        left["before"] = full[-1].stream_time_after(last, time)
+        table = np.concatenate([table, lone, left])
     table["after"][:-1] = table["before"][1:]
     table["after"][-1] = files[-1].mark.stream_time
     return table
