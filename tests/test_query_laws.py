@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import local, state
+from streamlab.engines import local, source, state
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -504,3 +504,36 @@ def test_a_job_that_is_stopped_anywhere_gives_each_window_once(parts, kind, dela
         want = as_table(found, ["k"]).filter(pl.col("_final")).drop("_final")
         same(lab["out"].to_polars().select(want.columns), want)
         assert job.progress.rows_late == len(late)
+
+
+QUERIES = {
+    "windows": lambda s: s.window(sl.tumbling("10s"), by="k").agg(**AGGREGATES),
+    "hopping": lambda s: s.window(sl.hopping("30s", "10s"), by=["k", "f"]).agg(**AGGREGATES),
+    "a zone": lambda s: s.window(sl.tumbling("1d", tz="Europe/Berlin")).agg(**AGGREGATES),
+    "sessions": lambda s: s.window(sl.session("20s"), by="k").agg(**AGGREGATES),
+    "steps": lambda s: s.filter(pl.col("i") > -5).with_columns(j=pl.col("i") * 2, one=pl.lit(1))
+    .window(sl.cumulative("30s", "10s"), by="k").agg(n=pl.len(), j=pl.col("j").sum()),
+    "rows": lambda s: s.select("k", two=pl.lit(2)).filter(pl.col("k").is_not_null()),
+    "all columns": lambda s: s.with_columns(pl.selectors.float() * 2).filter(pl.col("i") < 5),
+    "places": lambda s: s.select("_offset", "_append_time", "i", "ts"),
+    "recomputed": lambda s: s.window(sl.tumbling("10s"), by="k").agg(m=pl.col("i").median()),
+    "a join": lambda s: s.join_asof(s.select("ts", "k", y="i"), by="k"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUERIES)
+@LAWS
+@given(logs, chunks, delays)
+def test_rows_left_to_polars_to_read_are_the_same_rows(name, log, sizes, delay):
+    """Whether a sealed file is read by Polars, fused with the first steps, or batch by batch."""
+    query, found = QUERIES[name], []
+    with temp_lab() as lab, pytest.MonkeyPatch.context() as patch:
+        stream = stream_of(lab, "s", made(log), delay, sizes)
+        stream.seal()
+        for least in (1 << 17, 1):
+            patch.setattr(source, "AHEAD_ROWS", least)
+            for epoch in (1 << 20, 3):
+                patch.setattr(local, "EPOCH_ROWS", epoch)
+                found.append(query(stream).collect(emit="all"))
+    for frame in found[1:]:
+        _equal_floats(frame, found[0])

@@ -3,13 +3,15 @@
 A row carries three hidden columns: its event time, the stream time *before* it (from which its
 watermark follows, so that whether it is late depends on its place alone), and its order. A batch
 adds the stream time after it, also where it has no rows, and the earliest offset of each source
-that its rows rest on.
+that its rows rest on. Many rows of a sealed file come as a LazyFrame: what the first steps make of
+them, Polars reads and computes in one go.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamlab.aggregate import ORDER
@@ -47,14 +49,26 @@ class Batch:
     ``disorder`` is at least as much as any row's time lies behind the stream time before it.
     """
 
-    frame: pl.DataFrame
+    rows: pl.DataFrame | pl.LazyFrame
     stream_time: int
     since: Since
     disorder: int = 0
 
-    def of(self, frame: pl.DataFrame) -> Batch:
+    @functools.cached_property
+    def frame(self) -> pl.DataFrame:
+        """The rows, read and computed if they were not yet."""
+        return self.rows.lazy().collect() if self.lazy else self.rows  # type: ignore[return-value]
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the rows are yet to be read."""
+        import polars as pl
+
+        return isinstance(self.rows, pl.LazyFrame)
+
+    def of(self, rows: pl.DataFrame | pl.LazyFrame) -> Batch:
         """Return other rows at the same place."""
-        return replace(self, frame=frame)
+        return Batch(rows, self.stream_time, self.since, self.disorder)
 
 
 def watermark(stream_time: int, delay: int) -> int:

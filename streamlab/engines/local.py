@@ -23,7 +23,6 @@ from streamlab.engines.batch import HIDDEN, ORDER, Batch, Operator, Since, least
 from streamlab.engines.joins import AsofJoiner, FrameJoiner, IntervalJoiner, TableJoiner
 from streamlab.engines.panes import Panes
 from streamlab.engines.rows import (
-    RowStep,
     TopStep,
     UniqueStep,
     filtering,
@@ -176,15 +175,15 @@ class _Compiler:
         step: Any
         match node:
             case p.Filter():
-                step = RowStep(filtering(node.conditions))
+                step = filtering(node.conditions)
             case p.Project():
-                step = RowStep(projecting(node.columns, keep=node.keep))
+                step = projecting(node.columns, keep=node.keep)
             case p.RowSqlStep():
                 from streamlab.engines.sql import RowSql
 
-                step = RowStep(sql_step(RowSql(node.text, visible(empty).schema)))
+                step = sql_step(RowSql(node.text, visible(empty).schema))
             case p.MapBatches():
-                step = RowStep(mapping(node.function, dict(node.schema)))
+                step = mapping(node.function, dict(node.schema))
             case p.Aggregate() | p.WindowSqlStep():
                 return self._window(node, empty, delay)
             case p.Unique():
@@ -417,11 +416,16 @@ class Runner:
         return None
 
     def _deliver(self, index: int, batch: Batch) -> pl.DataFrame:
-        at, port = self.entries[index]
-        with told():
-            while at is not None:
-                batch = at.push(port, batch)
-                port, at = at.port, at.parent
+        (at, port), begin = self.entries[index], batch.since[index]
+        try:
+            with told():
+                while at is not None:
+                    batch = at.push(port, batch)
+                    port, at = at.port, at.parent
+                _ = batch.frame
+        except FileNotFoundError:
+            self.sources[index].reach(begin)
+            raise
         self.mark = batch.stream_time
         self.rows_out += batch.frame.height
         return batch.frame if self.raw else visible(batch.frame)

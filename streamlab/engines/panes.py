@@ -19,7 +19,7 @@ from streamlab.duration import format_instant
 from streamlab.engines.batch import ORDER, TIME, Batch, Since, least, watermark
 from streamlab.engines.overlap import PLACE, put_together
 from streamlab.engines.spill import Store
-from streamlab.engines.state import END, OPEN, START, Times, WindowOperator, safe_partials
+from streamlab.engines.state import END, OPEN, START, Times, WindowOperator, reduced
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,10 +57,13 @@ class Panes(WindowOperator):
         return self.give(frame, batch.stream_time, since)
 
     def _absorb(self, batch: Batch) -> None:
-        frame, late = self.judged(batch)
-        if not frame.height:
+        if not batch.lazy and not batch.frame.height:
             return
-        kept = self._kept(frame, late)
+        if self.incremental and self.ordered(batch):
+            rows = batch.rows if self.window.tz is None else batch.frame
+            kept = self._partials(rows, self._pane_of(rows), whole=True)
+        else:
+            kept = self._kept(*self.judged(batch))
         found = kept[PANE].unique().to_numpy()
         new = [p for p in found.tolist() if p not in self.panes]
         if new:
@@ -78,31 +81,41 @@ class Panes(WindowOperator):
 
         if late is not None and not self.incremental:
             frame, late = frame.filter(~late), None
-        pane: Any = self.window.pane_expr(pl.col(TIME))
-        if pane is None:
-            pane = pl.Series(self.window.panes(frame[TIME].to_numpy()), dtype=pl.Int64)
+        pane = self._pane_of(frame)
         if not self.incremental:
             return frame.select(*self.columns, ORDER, OPEN, pane.alias(PANE))
         if late is None:
-            return self._reduced(frame, pane)
+            return self._partials(frame, pane)
         # Late rows are gathered in a pane of no time and dropped with it: rows need no copying.
         pane = pl.when(late).then(NEVER).otherwise(pane)
-        return self._reduced(frame, pane).filter(pl.col(PANE) != NEVER)
+        return self._partials(frame, pane).filter(pl.col(PANE) != NEVER)
+
+    def _pane_of(self, rows: pl.DataFrame | pl.LazyFrame) -> Any:
+        """Return the pane of each row: an expression, or with a zone values."""
+        import polars as pl
+
+        found = self.window.pane_expr(pl.col(TIME))
+        if found is not None:
+            return found
+        times = rows.lazy().select(TIME).collect()[TIME].to_numpy()
+        return pl.Series(self.window.panes(times), dtype=pl.Int64)
 
     @property
     def _groups(self) -> list[str]:
         """The columns that partial results are grouped by."""
         return [*self.by, PANE] if self.single else [*self.by, PANE, OPEN]
 
-    def _reduced(self, frame: pl.DataFrame, pane: Any) -> pl.DataFrame:
+    def _partials(
+        self, rows: pl.DataFrame | pl.LazyFrame, pane: Any, *, whole: bool = False
+    ) -> pl.DataFrame:
+        """Return the partial results of rows; ``whole`` says that none met a closed window."""
         import polars as pl
 
-        partials = self.how.partials
-        if self.how.wide:
-            partials = safe_partials(partials, self.how.wide, frame)
-        grouped = frame.lazy().with_columns(pane.alias(PANE)).group_by(self._groups)
-        reduced = grouped.agg(partials).collect()
-        return reduced.with_columns([pl.col(p).cast(pl.Int128) for p in self.how.wide])
+        placed = rows.lazy().with_columns(pane.alias(PANE))
+        if whole and not self.single:
+            unmet = [pl.lit(NEVER, pl.Int64).alias(OPEN)]
+            return reduced(placed, [*self.by, PANE], self.how, unmet)
+        return reduced(placed, self._groups, self.how)
 
     def _note(self, panes: Times, since: Since) -> None:
         for pane in panes.tolist():

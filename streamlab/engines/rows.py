@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["RowStep", "TopStep", "UniqueStep", "filtering", "mapping", "projecting", "sql_step"]
 
 Step = Callable[["pl.DataFrame"], "pl.DataFrame"]
+LazyStep = Callable[["pl.LazyFrame"], "pl.LazyFrame"]
 
 
 class RowStep(Operator):
-    """A function of rows, one at a time."""
+    """A function of rows, one at a time; ``unread`` is the same for rows that are yet to be read."""
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, step: Step, unread: LazyStep | None = None) -> None:
+        self.step, self.unread = step, unread
 
     def push(self, port: int, batch: Batch) -> Batch:
         """Return what becomes of the rows."""
+        if batch.lazy and self.unread is not None:
+            return batch.of(self.unread(batch.rows.lazy()))
         return batch.of(self.step(batch.frame))
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
@@ -49,25 +52,29 @@ def _computed(compute: Callable[[], pl.DataFrame], what: str) -> pl.DataFrame:
         raise QueryError(f"{what} failed: {str(error).splitlines()[0]}") from error
 
 
-def filtering(conditions: Sequence[pl.Expr]) -> Step:
+def filtering(conditions: Sequence[pl.Expr]) -> RowStep:
     """Return the step that keeps rows for which all conditions are true."""
+    if not any(_many(c) for c in conditions):
+        return RowStep(
+            lambda frame: _computed(lambda: frame.filter(*conditions), "the filter"),
+            lambda rows: rows.filter(*conditions),
+        )
 
     def step(frame: pl.DataFrame) -> pl.DataFrame:
-        visible = frame.drop(hidden_of(frame)) if any(_many(c) for c in conditions) else frame
-        if visible is frame:
-            return _computed(lambda: frame.filter(*conditions), "the filter")
+        visible = frame.drop(hidden_of(frame))
         kept = _computed(lambda: visible.with_row_index("\0n").filter(*conditions), "the filter")
         return frame[kept["\0n"]]
 
-    return step
+    return RowStep(step)
 
 
 def _many(expression: pl.Expr) -> bool:
     return bool(expression.meta.has_multiple_outputs())
 
 
-def projecting(columns: Sequence[pl.Expr], *, keep: bool) -> Step:
+def projecting(columns: Sequence[pl.Expr], *, keep: bool) -> RowStep:
     """Return the step that computes columns, beside the others or instead of them."""
+    import polars as pl
 
     def step(frame: pl.DataFrame) -> pl.DataFrame:
         hidden = hidden_of(frame)
@@ -81,7 +88,13 @@ def projecting(columns: Sequence[pl.Expr], *, keep: bool) -> Step:
             done = _computed(lambda: _beside(frame, columns, names), "select")
         return done.with_columns(rest.get_columns())
 
-    return step
+    if any(_many(column) for column in columns):  # it would see the hidden ones
+        return RowStep(step)
+    hidden = pl.selectors.starts_with("\0")
+    return RowStep(
+        step,
+        lambda rows: rows.with_columns(*columns) if keep else rows.select(*columns, hidden),
+    )
 
 
 def _beside(frame: pl.DataFrame, columns: Sequence[pl.Expr], names: list[str]) -> pl.DataFrame:
@@ -89,7 +102,7 @@ def _beside(frame: pl.DataFrame, columns: Sequence[pl.Expr], names: list[str]) -
     return anchored.select(names)
 
 
-def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, Any]) -> Step:
+def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, Any]) -> RowStep:
     """Return the step of a user's function, whose first batch is checked: whole = halves."""
     checked = False
 
@@ -115,7 +128,7 @@ def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, 
                 )
         return done.with_columns(rest.get_columns())
 
-    return step
+    return RowStep(step)
 
 
 def _name_of(function: Any) -> str:
@@ -142,7 +155,7 @@ def _called(function: Any, frame: pl.DataFrame, schema: dict[str, Any]) -> pl.Da
     return done
 
 
-def sql_step(sql: Any) -> Step:
+def sql_step(sql: Any) -> RowStep:
     """Return the step of a row-wise SELECT."""
 
     def step(frame: pl.DataFrame) -> pl.DataFrame:
@@ -150,7 +163,7 @@ def sql_step(sql: Any) -> Step:
         mask, done = sql.run(frame.drop(hidden))
         return done.with_columns(frame.select(hidden).filter(mask).get_columns())  # type: ignore[no-any-return]
 
-    return step
+    return RowStep(step)
 
 
 class UniqueStep(Operator):

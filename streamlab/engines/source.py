@@ -6,8 +6,9 @@ through; batches may be cut anywhere, and nothing that follows depends on where.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,10 @@ Times = npt.NDArray[np.int64]
 
 
 AHEAD_ROWS = 1 << 17
-"""From so many rows a batch on, the next one is read while this one is worked on."""
+"""From so many rows a batch on, the next one is looked at while this one is worked on; those of a
+sealed file are left to Polars to read."""
+
+EVENT_TIME = pa.timestamp("us", "UTC")
 
 
 class Found(NamedTuple):
@@ -65,6 +69,21 @@ class _Ahead(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._found
+
+
+def of_a_sealed_file(parts: Sequence[Chunk]) -> bool:
+    """Whether rows are neighbours in one file that will not change."""
+    file = parts[0].file
+    return parts[-1].file is file and file.path.suffix == ".arrow" and not file.sparse
+
+
+def most_behind(times: Times, before: Times) -> int:
+    """Return by how much at most rows are behind the stream time that they met."""
+    behind = np.flatnonzero(times < before)
+    if not len(behind):
+        return 0
+    gaps = before[behind].view(np.uint64) - times[behind].view(np.uint64)  # from end to end
+    return min(int(gaps.max()), FOREVER)
 
 
 def _chunks(snapshot: Snapshot) -> Iterator[Chunk]:
@@ -167,6 +186,14 @@ class SourceReader:
         """
         same_generation(self.scan, self._generation)
 
+    def reach(self, offset: int) -> None:
+        """See that the rows from an offset on can be read: their file may be gone since.
+
+        Raises:
+            OffsetOutOfRange: they have been removed.
+        """
+        next(self.scan.log.reader.chunks(self.snapshot.moment, offset, offset + 1), None)
+
     @property
     def over(self) -> bool:
         """Whether nothing can follow what was there at the last look."""
@@ -179,7 +206,7 @@ class SourceReader:
 
     def empty(self) -> pl.DataFrame:
         """Return no rows, with all columns."""
-        return self._frame([], np.empty(0, np.int64), np.empty(0, np.int64))
+        return self._frame([], [])
 
     def read(self, rows: int) -> Batch | None:
         """Return the next rows, at most so many; or stream time alone that moved on; or None.
@@ -219,24 +246,37 @@ class SourceReader:
 
     def _gather(self, start: int, now: int, rows: int) -> Found | None:
         """Return the next rows as a batch; None for none."""
-        parts, count = [], 0
-        while count < rows and (chunk := self._next(rows - count)) is not None:
-            parts.append(chunk)
-            count += chunk.batch.num_rows
+        parts, count = self._parts(rows)
         if not parts:
             return None
-        times, before = self._times(parts, now)
-        stop = parts[-1].stop
-        stream_time = self._at(stop, max(int(before[-1]), int(times[-1])))
-        disorder = int(np.max(np.where(before == NEVER, 0, before - times)))
-        frame = self._frame(parts, times, before)
+        stop, whole = parts[-1].stop, count >= AHEAD_ROWS and of_a_sealed_file(parts)
+        rests, latest, disorder = [], now, 0
+        for times, before in self._times(parts, now):
+            latest = max(int(before[-1]), int(times[-1]))
+            disorder = max(disorder, most_behind(times, before))
+            if not whole:
+                rests.append((times, before))
+        frame = self._unread(parts, now) if whole else self._frame(parts, rests)
         if self.snapshot.since is not None or self.snapshot.until is not None:
             low = NEVER if self.snapshot.since is None else self.snapshot.since
             high = FOREVER if self.snapshot.until is None else self.snapshot.until
             import polars as pl
 
             frame = frame.filter((pl.col(TIME) >= low) & (pl.col(TIME) < high))
-        return Found(Batch(frame, stream_time, self._since(start), disorder), count, stop)
+        batch = Batch(frame, self._at(stop, latest), self._since(start), disorder)
+        return Found(batch, count, stop)
+
+    def _parts(self, rows: int) -> tuple[list[Chunk], int]:
+        """Return the next rows as they lie in the files, and how many; many are of one file."""
+        parts: list[Chunk] = []
+        count = 0
+        while count < rows and (chunk := self._next(rows - count)) is not None:
+            if count >= AHEAD_ROWS and chunk.file is not parts[-1].file:
+                self._rest = chunk
+                break
+            parts.append(chunk)
+            count += chunk.batch.num_rows
+        return parts, count
 
     def _next(self, rows: int) -> Chunk | None:
         chunk = self._rest or next(self._chunks, None)
@@ -246,21 +286,56 @@ class SourceReader:
             chunk = chunk.part(0, rows)
         return chunk
 
-    def _times(self, parts: list[Chunk], now: int) -> tuple[Times, Times]:
-        """Return the event time of each row, and the stream time before it."""
+    def _times(self, parts: list[Chunk], now: int) -> Iterator[tuple[Times, Times]]:
+        """Yield the event time of each row, and the stream time before it."""
         name = self.time_column
-        events, met = [], []
         for chunk in parts:
             times = (
                 chunk.append_times if name is None else event_times(chunk.batch.column(name), name)
             )
             before = chunk.stream_times_before(times, now)
             now = max(int(before[-1]), int(times[-1]))
-            events.append(times)
-            met.append(before)
-        return np.concatenate(events), np.concatenate(met)
+            yield times, before
 
-    def _frame(self, parts: list[Chunk], times: Times, before: Times) -> pl.DataFrame:
+    def _unread(self, parts: list[Chunk], now: int) -> pl.LazyFrame:
+        """Return rows of a sealed file for Polars to read, only what is asked of them."""
+        import polars as pl
+
+        from streamlab.lazy import frame_of
+
+        start, stop = parts[0].base, parts[-1].stop
+        part = replace(self.snapshot, start=start, stop=stop, since=None, until=None)
+        time = self.time_column
+        physical = time is not None and part.schema.field(time).type == EVENT_TIME
+        more = ["_offset", *([time] if physical and time is not None else [])]
+        frame = frame_of(part, list(dict.fromkeys([*self.names, *more])), None)
+
+        @functools.cache
+        def values() -> dict[str, Times]:
+            times, before = zip(*self._times(parts, now), strict=True)
+            stamps = [chunk.append_times for chunk in parts] if self.appended else times[:1]
+            return {
+                TIME: np.concatenate(times), BEFORE: np.concatenate(before),
+                APPENDED: np.concatenate(stamps),
+            }  # fmt: skip
+
+        def looked_up(name: str) -> pl.Expr:
+            """Return a hidden column as a function of the offset: worked out only if it is used."""
+            return pl.col(ORDER).map_batches(
+                lambda offsets: pl.Series(values()[name][offsets.to_numpy() - start]),
+                return_dtype=pl.Int64, is_elementwise=True,
+            ).alias(name)  # fmt: skip
+
+        happened = pl.col(str(time)).to_physical().alias(TIME) if physical else looked_up(TIME)
+        kinds = [pl.col(name).cast(kind) for name, kind in self.columns.items()]
+        frame = frame.with_columns(*kinds, pl.col("_offset").alias(ORDER))
+        frame = frame.with_columns(happened, looked_up(BEFORE))
+        hidden = [TIME, BEFORE, ORDER]
+        if self.appended:
+            frame, hidden = frame.with_columns(looked_up(APPENDED)), [*hidden, APPENDED]
+        return frame.select(*self.names, *hidden)
+
+    def _frame(self, parts: list[Chunk], places: Sequence[tuple[Times, Times]]) -> pl.DataFrame:
         import polars as pl
 
         found = [with_system(chunk, self._read_schema) for chunk in parts]
@@ -269,7 +344,10 @@ class SourceReader:
         assert isinstance(frame, pl.DataFrame)
         if frame.schema != self.columns:  # a type was widened since
             frame = frame.cast(pl.Schema(self.columns))
-        offsets = np.concatenate([np.empty(0, np.int64), *(chunk.offsets for chunk in parts)])
+        nothing = np.empty(0, np.int64)
+        times = np.concatenate([nothing, *(times for times, _ in places)])
+        before = np.concatenate([nothing, *(before for _, before in places)])
+        offsets = np.concatenate([nothing, *(chunk.offsets for chunk in parts)])
         hidden = [pl.Series(TIME, times), pl.Series(BEFORE, before), pl.Series(ORDER, offsets)]
         if self.appended:
             stamps = [chunk.append_times for chunk in parts]

@@ -36,7 +36,7 @@ __all__ = [
     "Sessions",
     "WindowOperator",
     "marks_of",
-    "safe_partials",
+    "reduced",
     "window_columns",
 ]
 
@@ -99,6 +99,10 @@ class WindowOperator(Operator):
         """Return for each time the watermarks from which on it is late for some, and for all."""
         return self.window.first_end(times), self.window.last_end(times)
 
+    def ordered(self, batch: Batch) -> bool:
+        """Whether no row of a batch can have met a closed window."""
+        return batch.disorder <= min(self.late_delay, FOREVER >> 1)
+
     def on_time(self, batch: Batch) -> pl.DataFrame:
         """Return the rows that some window takes; `OPEN` is as `judged` says."""
         frame, late = self.judged(batch)
@@ -113,8 +117,7 @@ class WindowOperator(Operator):
         import polars as pl
 
         frame = batch.frame
-        ordered = batch.disorder <= self.late_delay or self.late_delay == FOREVER
-        if not frame.height or (ordered and batch.stream_time != FOREVER):
+        if not frame.height or self.ordered(batch):
             return frame.with_columns(pl.lit(NEVER, pl.Int64).alias(OPEN)), None
         times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
         behind = np.flatnonzero(times < before)
@@ -232,28 +235,30 @@ def marks_of(before: Times, delay: int) -> Times:
     )
 
 
-def safe_partials(
-    partials: list[pl.Expr], wide: dict[str, pl.Expr], frame: pl.DataFrame
-) -> list[pl.Expr]:
-    """Return partials whose integer sums cannot wrap for these rows."""
+def reduced(
+    rows: pl.DataFrame | pl.LazyFrame, keys: Sequence[str], how: Aggregation,
+    more: Sequence[pl.Expr] = (), *, ordered: bool = False,
+) -> pl.DataFrame:  # fmt: skip
+    """Return the partial results of each group of rows; integer sums are wide, and cannot wrap.
+
+    They are summed in 64 bits, with a float beside: what wrapped is off by 2^64, and is summed again.
+    """
     import polars as pl
 
-    checks = []
-    for name, operand in wide.items():
-        checks += [
-            operand.min().cast(pl.Float64).alias(f"{name}<"),
-            operand.max().cast(pl.Float64).alias(f"{name}>"),
-        ]
-    bounds = frame.select(checks).row(0, named=True)
-    risky = {
-        name for name in wide
-        if max(abs(bounds[f"{name}<"] or 0), abs(bounds[f"{name}>"] or 0)) * frame.height > 2.0**62
-    }  # fmt: skip
-    return [
-        wide[e.meta.output_name()].cast(pl.Int128).sum().alias(e.meta.output_name())
-        if e.meta.output_name() in risky else e
-        for e in partials
-    ]  # fmt: skip
+    grouped = rows.lazy().group_by(*keys, maintain_order=ordered)
+    if not how.wide:
+        return grouped.agg(*more, *how.partials).collect()
+    near = [e.cast(pl.Float64).sum().alias(f"\0~{name}") for name, e in how.wide.items()]
+    found = grouped.agg(*more, *how.partials, *near).collect()
+    wrapped = pl.any_horizontal(
+        (pl.col(f"\0~{name}") - pl.col(name).cast(pl.Float64)).abs() > 2.0**62 for name in how.wide
+    )
+    if found.select(wrapped.any()).item():
+        exact = {name: e.cast(pl.Int128).sum().alias(name) for name, e in how.wide.items()}
+        partials = [exact.get(e.meta.output_name(), e) for e in how.partials]
+        found = grouped.agg(*more, *partials).collect()
+    columns = [*keys, *(e.meta.output_name() for e in (*more, *how.partials))]
+    return found.select(*columns).with_columns(pl.col(list(how.wide)).cast(pl.Int128))
 
 
 class ByTime(WindowOperator):
@@ -296,20 +301,14 @@ class Sessions(ByTime):
         begins = pl.any_horizontal(far, *changed)
         frame = frame.with_columns(begins.cast(pl.Int64).cum_sum().alias(SESSION))
         bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
-        partials: list[pl.Expr] = []
+        keys = [*self.by, SESSION]
         if self.incremental:
-            partials = self.how.partials
-            if self.how.wide:
-                partials = safe_partials(partials, self.how.wide, frame)
+            found = reduced(frame, keys, self.how, bounds, ordered=True)
         else:
             self.rows.add(rows.select(*self.columns, ORDER, TIME))
-        found = frame.group_by(*self.by, SESSION, maintain_order=True).agg(bounds + partials)
+            found = frame.group_by(keys, maintain_order=True).agg(bounds)
         found = found.drop(SESSION).with_columns(
-            [pl.col(p).cast(pl.Int128) for p in (self.how.wide if self.incremental else ())]
-            + [
-                pl.lit(offset, pl.Int64).alias(f"\0since{i}")
-                for i, offset in enumerate(batch.since)
-            ]
+            pl.lit(offset, pl.Int64).alias(f"\0since{i}") for i, offset in enumerate(batch.since)
         )
         self.open = found if self.open is None else self._joined(self.open, found)
 
