@@ -424,7 +424,8 @@ def _code_text(code: Any) -> str:
 
 
 def _lines(plan: p.Node, emit: str) -> list[str]:
-    columns = [f"column {n} {kind}" for n, kind in plan.schema.items() if n not in SYSTEM_FIELDS]
+    left_out = {*SYSTEM_FIELDS, "_partial"}  # it comes when rows are trimmed
+    columns = [f"column {n} {kind}" for n, kind in plan.schema.items() if n not in left_out]
     return [*p.describe(plan), *columns, f"emit {emit}"]
 
 

@@ -17,7 +17,7 @@ from streamlab.aggregate import aggregation, check_rowwise
 from streamlab.duration import Duration, parse_delay, parse_duration
 from streamlab.engines.batch import ORDER
 from streamlab.engines.changes import identity_of
-from streamlab.engines.local import Runner, right_columns, visible
+from streamlab.engines.local import Runner, columns_now, cut, right_columns, visible
 from streamlab.engines.run import Results
 from streamlab.errors import QueryError
 from streamlab.lateness import Arrivals, delayed, first_windows, walk
@@ -507,13 +507,17 @@ class Query(Querying, Shown):
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The columns of the result: names to Polars types."""
-        return dict(self._plan.schema)
+        """The columns of the result: names to Polars types.
+
+        Among them is ``_partial`` where windows may lack rows: those of a view that begins later
+        than its stream, or of a stream that was trimmed.
+        """
+        return columns_now(self._plan)
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns of the result."""
-        return list(self._plan.schema)
+        return list(self.schema)
 
     @property
     def sources(self) -> list[str]:
@@ -607,7 +611,8 @@ class Windowed(Shown):
                 if name not in node.schema:
                     raise no_column(name, node.schema, "agg")
         how = aggregation(exprs, node.schema)
-        schema = {**self._keys(), **how.dtypes}
+        told = cut(node) or node.schema.get("_partial") == pl.Boolean
+        schema = {**self._keys(), **how.dtypes, **({"_partial": pl.Boolean()} if told else {})}
         taken = [n for n in how.names if n in self._keys() or n in MARKS or n in SYSTEM_FIELDS]
         if taken:
             raise QueryError(f"the aggregate {taken[0]!r} has the name of another column of the result",
@@ -658,8 +663,8 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     node = query._node()
     by = names_of(list(asked.session_key), node, "session key")
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
-    step = p.WindowSqlStep(node, asked.window, by, asked.delay, asked, dict(checked.output))
-    return Query(step, jobs)
+    schema = {**checked.output, **({"_partial": pl.Boolean()} if cut(node) else {})}
+    return Query(p.WindowSqlStep(node, asked.window, by, asked.delay, asked, schema), jobs)
 
 
 def _node_of(other: Any, what: str) -> p.Node:

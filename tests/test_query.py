@@ -422,6 +422,74 @@ def test_windows_over_the_left_edge_of_a_view_are_marked(trades):
     assert past["n"].to_list()[-1] == 30
 
 
+SAID = {
+    "tumbling": lambda s: s.window(sl.tumbling("1m"), by="symbol").agg(n=pl.len()),
+    "hopping": lambda s: s.window(sl.hopping("1m", "20s")).agg(m=pl.col("price").median()),
+    "session": lambda s: s.window(sl.session("30s")).agg(n=pl.len()),
+    "sliding": lambda s: s.window(sl.sliding("30s"), by="symbol").agg(n=pl.len()),
+    "twice": lambda s: SAID["tumbling"](s).window(sl.tumbling("2m")).agg(n=pl.col("n").sum()),
+    "slid": lambda s: SAID["tumbling"](s).window(sl.sliding("2m")).agg(m=pl.col("n").sum()),
+    "function": lambda s: SAID["tumbling"](s).map_batches(lambda f: f),
+    "joined": lambda s: SAID["tumbling"](s).join_asof(SAID["session"](s)),
+    "over": lambda s: SAID["joined"](s).window(sl.tumbling("2m")).agg(n=pl.col("n").sum()),
+    "chosen": lambda s: SAID["tumbling"](s).select("n"),
+    "rows": lambda s: s.filter(symbol="A"),
+}  # fmt: skip
+BY_SQL = "SELECT window_end, count(*) AS n FROM tumble(trades, INTERVAL '1 minute') GROUP BY ALL"
+
+
+@pytest.mark.parametrize("query", SAID.values(), ids=SAID)
+def test_the_schema_is_what_comes(lab, trades, query):
+    """`schema` says the columns of collect, follow and run, also where rows are missing on the left."""
+    before = query(trades)
+    for number, place in enumerate((0, 90)):
+        trades.trim(place)
+        views = [trades, trades.offsets(95), trades.between(BASE + dt.timedelta(seconds=95))]
+        asked = [before, *map(query, views)]
+        for at, one in enumerate(asked):
+            assert one.collect("final").schema == one.schema
+            assert dict(one.follow(timeout=0).poll().schema) == one.schema
+            assert one.columns == list(one.schema)
+            job = one.run(name=f"job-{number}-{at}", follow=False).wait(10, caught_up=False)
+            assert dict(job.frame().schema) == one.schema
+    assert dict(before.schema) == dict(query(trades).schema)
+
+
+def test_windows_that_may_lack_rows_can_be_left_out(lab, trades):
+    """``_partial`` is a column like any other, in the derived stream and in windows over it too."""
+    by_minute = SAID["tumbling"](trades.offsets(90))
+    whole = by_minute.filter(~pl.col("_partial"))
+    assert whole.collect("final")["n"].to_list() == [30, 30]
+    by_minute.run("minutes").wait(10, caught_up=False)
+    for window in (sl.tumbling("2m"), sl.sliding("2m")):
+        found = lab["minutes"].window(window, by="symbol").agg(m=pl.col("n").sum()).collect()
+        assert found["_partial"].to_list()[0] and "\0" not in "".join(found.columns)
+    trades.trim(90)
+    by_sql = lab.query(BY_SQL).collect("final")
+    assert by_sql["_partial"].to_list() == [True, False]
+    assert by_sql.schema == lab.query(BY_SQL).schema
+
+
+def test_a_job_goes_on_when_rows_it_has_read_are_trimmed(trades, monkeypatch):
+    """That windows say now if they lack rows makes no other query of the one that ran before."""
+    from streamlab.engines import local
+
+    monkeypatch.setattr(local, "EPOCH_ROWS", 10)
+    SAID["tumbling"](trades).run("minutes").wait(10).stop()
+    trades.trim(70)
+    assert SAID["tumbling"](trades).run("minutes").wait(10).stop().status == "stopped"
+
+
+def test_a_follower_marks_what_a_job_marks(trades):
+    """Windows that were completed by reading back lack no rows, from wherever results are wanted."""
+    trades.trim(60)
+    query = trades.window(sl.tumbling("10s")).agg(n=pl.len())
+    followed = pl.concat(list(query.follow(start=95, timeout=0)))
+    job = query.run(start=95, name="same", follow=False).wait(10, caught_up=False)
+    assert followed.equals(job.frame())
+    assert not followed["_partial"].any()
+
+
 def test_integer_sums_that_do_not_fit_are_errors(lab):
     """A sum beyond 64 bits is refused, not wrapped; one that fits in the end is right."""
     big = 2**62

@@ -33,13 +33,13 @@ from streamlab.engines.rows import (
 from streamlab.engines.sliding import Sliding
 from streamlab.engines.source import SourceReader
 from streamlab.engines.state import GAP, Sessions, WindowOperator
-from streamlab.errors import QueryError
-from streamlab.scan import Scan
+from streamlab.errors import QueryError, StreamlabError
+from streamlab.scan import Scan, Snapshot
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Runner", "visible"]
+__all__ = ["Runner", "columns_now", "cut", "visible"]
 
 EPOCH_ROWS = 1 << 20
 """How many rows are taken through the operators at a time, at most."""
@@ -96,7 +96,7 @@ def _needed(node: p.Node, wanted: set[str] | None, found: dict[int, set[str] | N
         roots = columns_of(node.columns)
         below = _plus(wanted, roots) if node.keep else roots
     elif isinstance(node, p.Aggregate) and node.window.kind != "sliding":
-        below = _plus(set(node.by), columns_of(node.columns))
+        below = _plus({*node.by, "_partial"}, columns_of(node.columns))
     elif isinstance(node, p.WindowSqlStep):
         below = _plus(set(node.by), set(node.sql.columns) or None)
     elif isinstance(node, p.Unique):
@@ -183,7 +183,9 @@ class _Compiler:
 
                 step = sql_step(RowSql(node.text, visible(empty).schema))
             case p.MapBatches():
-                step = mapping(node.function, dict(node.schema))
+                same = dict(node.schema) == dict(node.input.schema)
+                gives = visible(empty).schema if same else node.schema
+                step = mapping(node.function, dict(gives))
             case p.Aggregate() | p.WindowSqlStep():
                 return self._window(node, empty, delay)
             case p.Unique():
@@ -214,9 +216,11 @@ class _Compiler:
             how: Any = plan_columns(node.sql, schema)
             columns = list(schema)
         else:
+            import polars as pl
+
             ordered = node.window.kind == "tumbling" and not self._joined(node)
             asked = list(node.columns)
-            if "_partial" in schema:
+            if schema.get("_partial") == pl.Boolean:
                 asked.append(_any_gap())
             how = aggregation(asked, schema, ordered=ordered)
             columns = [name for name in schema if name in how.columns]
@@ -247,9 +251,7 @@ class _Compiler:
         if not isinstance(self.given_edge, str):
             return self.given_edge
         source = self.sources[-1]
-        if source.scan.since is not None:
-            return source.scan.since - 1
-        return source.started if source.first > 0 and source.started != NEVER else None
+        return left_edge(source.scan, source.snapshot)
 
     def _join(
         self, node: p.AsofJoin | p.IntervalJoin, empties: list[pl.DataFrame], delays: list[int]
@@ -283,6 +285,37 @@ class _Compiler:
             return _on_time(pl.concat(frames), again.delay)
 
         return read
+
+
+def left_edge(scan: Scan, snapshot: Snapshot) -> int | None:
+    """Return the time before which rows may be missing on the left of a scan, None if none are."""
+    if scan.since is not None:
+        return scan.since - 1
+    if not snapshot.start:
+        return None
+    reader, column = scan.log.reader, snapshot.info.time
+    started = reader.stream_time_before(snapshot.moment, snapshot.start, column)
+    return None if started == NEVER else started
+
+
+def cut(node: p.Node) -> bool:
+    """Whether windows over a plan's rows may lack some on the left, and so have `_partial`."""
+    first, *others = p.sources_of(node)
+    return not others and left_edge(first.scan, first.scan.fix(pin=False)) is not None
+
+
+def columns_now(plan: p.Node) -> dict[str, Any]:
+    """Return the columns of what a plan gives: rows may have been trimmed since it was made."""
+    with contextlib.suppress(StreamlabError):  # of a lab that is closed it is what it was
+        if _outdated(plan):
+            return dict(visible(Runner(plan).empty).schema)
+    return dict(plan.schema)
+
+
+def _outdated(node: p.Node) -> bool:
+    """Whether a window lacks rows by now, and did not when the plan was made."""
+    here = isinstance(node, p.Aggregate | p.WindowSqlStep) and "_partial" not in node.schema
+    return (here and cut(node)) or any(map(_outdated, p.inputs_of(node)))
 
 
 def _any_gap() -> pl.Expr:

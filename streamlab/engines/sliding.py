@@ -68,7 +68,7 @@ class Sliding(ByTime):
 
     def _told(self, found: pl.DataFrame) -> pl.DataFrame:
         """Return results that say whether they may lack rows, where some may."""
-        if self.edge is None:
+        if not self.tells:
             return found
         return found.with_columns(self._partial()).drop(GAP, strict=False)
 

@@ -172,29 +172,37 @@ class WindowOperator(Operator):
 
         names = [name for name in self.how.names if name != GAP]
         columns: list[Any] = [*self.by, *window_columns(), *names]
-        if self.edge is not None:
+        if self.tells:
             columns.append(self._partial())
         order = [c for c in (END, START) if frame[c].n_unique() > 1]  # often one window closes
         if order or self.by:
             frame = frame.sort(*order, *self.by, nulls_last=False, maintain_order=True)
         return frame.select(*columns, (pl.col(END) - 1).alias("\0end_time"))
 
+    @property
+    def tells(self) -> bool:
+        """Whether results say if they may lack rows: some are missing on the left, or inside."""
+        return self.edge is not None or (not self.sql and GAP in self.how.names)
+
     def _partial(self) -> pl.Expr:
         import polars as pl
 
-        assert self.edge is not None
+        inner = pl.col(GAP) if GAP in self.how.names else pl.lit(value=False)
+        if self.edge is None:
+            return inner.alias("_partial")
         if self.window.kind == "sliding":
             lacking = pl.col(TIME) - self.window.size < self.edge
         else:
-            reach = self.window.size if self.window.kind == "session" else 0
-            lacking = pl.col(START) <= self.edge + reach - (reach > 0)
-        inner = pl.col(GAP) if GAP in self.how.names else pl.lit(value=False)
+            lacking = pl.col(START) <= self.edge + self._before
         return (lacking | inner).alias("_partial")
+
+    @property
+    def _before(self) -> int:
+        """How long before a window a row may be that would have been part of it: of a session."""
+        return self.window.size - 1 if self.window.kind == "session" else 0
 
     def _by_sql(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return what an SQL statement makes of the rows of windows, in order."""
-        import polars as pl
-
         rows = rows.sort(ORDER, maintain_order=True)
         given = rows.select(
             *[c for c in self.columns if c not in self.by], *self.by, *window_columns()
@@ -206,8 +214,9 @@ class WindowOperator(Operator):
         order = ["\0end_time", *([found["window_start"]] if "window_start" in found else []), *keys]
         if self.edge is not None:
             start = found.get("window_start")
-            value = pl.col(start).to_physical() <= self.edge if start else pl.lit(value=False)
-            result = result.with_columns(value.alias("_partial"))
+            begins = result[start].to_physical() if start else ends + 1 - self.window.longest
+            lacking = begins <= self.edge + self._before
+            result = result.with_columns(lacking.alias("_partial"))
         return result.with_columns(ends.alias("\0end_time")).sort(order, maintain_order=True)
 
     def _ends_of(self, result: pl.DataFrame, found: dict[str, str]) -> pl.Series:
