@@ -166,6 +166,8 @@ class Jobs(Mapping[str, Job], Shown):
             try:
                 self._same(name, plan, emit, target, digest, restart=restart)
                 known = self._remembered(name)
+                if isinstance(into, DuckDB):  # as a stream, refused before anything is remembered
+                    DuckDBSink(into, name, digest).check()
                 if restart and known is not None:
                     self._forget(known, into)
                 if known is None or restart:
@@ -369,6 +371,15 @@ def _target_of(into: Any) -> dict[str, Any]:
     )
 
 
+def _told(target: dict[str, Any]) -> str:
+    """Return in words where results go."""
+    if "database" in target:
+        where = "an open connection" if target["database"] == OPEN else target["database"]
+        return f"table {target['table']!r} of {where}"
+    kind, name = next(iter(target.items()))
+    return kind if kind == "memory" else f"{kind} {name}"
+
+
 def _name_of(plan: p.Node, target: dict[str, Any]) -> str:
     if "stream" in target:
         return str(target["stream"])
@@ -435,8 +446,9 @@ def _another(known: Spec, now: list[str], target: dict[str, Any]) -> QueryError:
         f"  - {line.strip()}" for line in was if line not in now and not line.startswith("start")
     ]
     new = [f"  + {line.strip()}" for line in now if line not in was]
-    where = f"into {target}" if target != known.into else ""
-    difference = "\n".join([*gone, *new]) or f"  another start or content {where}"
+    if target != known.into:
+        gone, new = [*gone, f"  - into {_told(known.into)}"], [*new, f"  + into {_told(target)}"]
+    difference = "\n".join([*gone, *new]) or "  another start, or other functions or values in it"
     return QueryError(
         f'job "{known.name}" is another query:\n{difference}',
         hint="restart=True begins anew and keeps the old results beside; name= makes a job of its own",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -229,6 +230,12 @@ def duckdb_sink(path: Any, table: str) -> DuckDB:
     """
     if not isinstance(table, str) or not table:
         raise QueryError(f"table is the name of a table; got {table!r}")
+    held = path in ("", ":memory:") if isinstance(path, str) else False
+    if held or not (isinstance(path, str | os.PathLike) or hasattr(path, "execute")):
+        raise QueryError(
+            f"results go to a DuckDB file or an open connection; got {path!r}",
+            hint='sl.duckdb("results.duckdb", table="minutes"), or a connection to see them in memory',
+        )
     return DuckDB(path, table)
 
 
@@ -255,9 +262,7 @@ class DuckDBSink:
 
         try:
             self.connection = self._connected()
-            known = self.connection.execute(
-                f"SELECT digest, state FROM {POSITIONS} WHERE job = ?", [self._key]
-            ).fetchall()
+            known = self._known(self.connection)
             if not known:
                 self._create(plain(empty).to_arrow())
         except duckdb.Error as error:
@@ -268,6 +273,37 @@ class DuckDBSink:
                 hint="give another table, or run(..., restart=True)",
             )
         return (json.loads(known[0][1]) or None) if known else None
+
+    def check(self) -> None:
+        """See that the database can be opened, and that the table is this job's or yet to be made.
+
+        Raises:
+            QueryError: it cannot, or is not.
+        """
+        import duckdb
+
+        try:
+            self.connection = self._connected()
+            known = self._known(self.connection)
+            if not known and self.target.table.casefold() in self._tables(self.connection):
+                raise QueryError(
+                    f'{self.target} already exists, and is not the result of job "{self.job}"',
+                    hint="give another table: sl.duckdb(path, table=...)",
+                )
+        except duckdb.Error as error:
+            raise QueryError(f"{self.target}: {error}") from error
+        finally:
+            self.close()
+
+    def _known(self, connection: duckdb.DuckDBPyConnection) -> list[Any]:
+        """Return the digest and state that the database has of this job, if any."""
+        found = f"SELECT digest, state FROM {POSITIONS} WHERE job = ?"
+        return connection.execute(found, [self._key]).fetchall()
+
+    @staticmethod
+    def _tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
+        """Return the names of tables and views, as DuckDB compares them."""
+        return {name.casefold() for (name,) in connection.execute("SHOW TABLES").fetchall()}
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
         import duckdb

@@ -160,6 +160,31 @@ def test_a_table_of_a_database_is_filled_once(lab):
     assert rows == [(28, 140)]
 
 
+def test_a_database_that_cannot_be_opened_is_no_job(lab):
+    """A mistyped folder is said at once, and the right path is no other query for that."""
+    query, right = counting(stream_of(lab)), lab.path.parent / "x.duckdb"
+    (lab.path.parent / "notes.txt").write_text("no database" * 1000)
+    for wrong in ("nowhere/x.duckdb", "notes.txt", "."):
+        for options in ({}, {"restart": True}):
+            with pytest.raises(sl.QueryError, match=wrong):
+                query.run(sl.duckdb(lab.path.parent / wrong, table="t"), **options)
+        assert (lab.jobs.known(), list(lab.jobs)) == ([], [])
+    query.run(sl.duckdb(right, table="t")).wait(10).stop()
+    with duckdb.connect(str(right)) as connection:
+        assert connection.execute("SELECT sum(n) FROM t").fetchall() == [(90,)]
+    with pytest.raises(
+        sl.QueryError, match=r"(?s)- into table 't' of .*x.duckdb.*\+ into table 't' of"
+    ):
+        query.run(sl.duckdb(lab.path.parent / "y.duckdb", table="t"))
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", 5, None])
+def test_results_go_to_a_file_or_a_connection(path):
+    """What would vanish with the job, or is no path, is refused where it is written."""
+    with pytest.raises(sl.QueryError, match="a DuckDB file or an open connection"):
+        sl.duckdb(path, table="t")
+
+
 def test_a_job_without_a_sink_holds_its_results(lab):
     """``into=None`` keeps the last results in the job."""
     job = counting(stream_of(lab)).run(None, name="look").wait(10)
