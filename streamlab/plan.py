@@ -264,4 +264,5 @@ def _described_join(node: AsofJoin | IntervalJoin) -> str:
     low, high = (
         ("-" if edge < 0 else "") + format_duration(abs(edge)) for edge in (node.low, node.high)
     )
-    return f"join on {', '.join(node.on)} within ({low}, {high})"
+    on = f" on {', '.join(node.on)}" if node.on else ""
+    return f"join{on} within ({low}, {high})"

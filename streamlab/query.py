@@ -249,7 +249,8 @@ class Querying:
         """Join with another stream within an interval, with a frame, or with a stream's table.
 
         For two streams ``within=("-5m", "10m")`` says how far the right row's event time may lie
-        from the left one's. A table is taken as it was when the row was appended.
+        from the left one's; without ``on`` each row meets all that are so near. A table is taken as
+        it was when the row was appended.
 
         Raises:
             QueryError: two streams without ``within``, or keys that do not fit.

@@ -276,18 +276,25 @@ def wrapped(late):
     return [(row, None, None) for row in late]
 
 
-@given(logs, logs, delays, delays, chunks, st.sampled_from([1, 7, 1000]))
+@given(
+    logs, logs, st.sampled_from([("k",), ()]), delays, delays, chunks, st.sampled_from([1, 7, 1000])
+)
 @LAWS
-def test_interval_joins_are_what_the_rules_say(one, two, first, second, sizes, epoch):
-    """Pairs are those whose times lie within the bounds, late rows of each side left out."""
+def test_interval_joins_are_what_the_rules_say(one, two, on, first, second, sizes, epoch):
+    """Pairs are those whose times lie within the bounds, late rows of each side left out.
+
+    Without keys every row meets all rows of the other side that are so near.
+    """
     left, right = made(one), made(two)
     micros = tuple(None if d is None else d * SECOND for d in (first, second))
-    pairs = oracle.interval(left, right, ("k",), -5 * SECOND, 10 * SECOND, micros)
+    pairs = oracle.interval(left, right, on, -5 * SECOND, 10 * SECOND, micros)
     with temp_lab() as lab:
         a = stream_of(lab, "a", left, first, sizes)
         b = stream_of(lab, "b", right, second, sizes[::-1])
         local.EPOCH_ROWS = epoch
-        got = a.join(b.with_columns(o=pl.col("_offset")), on="k", within=("-5s", "10s")).collect()
+        query = a.join(b.with_columns(o=pl.col("_offset")), on=on, within=("-5s", "10s"))
+        assert f"join{' on k' if on else ''} within (-5s, 10s)" in repr(query)
+        got = query.collect()
         assert list(zip(got["_offset"], got["o"], strict=True)) == [
             (x["offset"], y["offset"]) for x, y in pairs
         ]
