@@ -335,20 +335,11 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
     """Return the event-time column of what a plan gives."""
     if emit == "changes":
         return None  # rows of windows to come would run ahead of stream time
-    if p.windowed(plan) is not None:
-        return "window_time"
-    node = plan
-    while not isinstance(node, p.Source):
-        if isinstance(node, p.IntervalJoin):
-            if "pair_time" not in names:
-                raise QueryError("the results lack 'pair_time', the event time of the join",
-                                 hint="keep it: .select(..., 'pair_time')")  # fmt: skip
-            return "pair_time"
-        node = p.inputs_of(node)[0]
-    column = node.scan.info().time
-    if column is not None and column not in names:
+    column, kept = p.time_of(plan)
+    added = column == "window_time" and column not in names  # it is known for every window
+    if column is not None and not kept and not added:
         raise QueryError(
-            f"the results lack {column!r}, the event time of {node.name}",
+            f"the results lack {column!r}, the event time of {next(p.sources_of(plan)).name}",
             hint=f"keep it: .select(..., {column!r})",
         )
     return column

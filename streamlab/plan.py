@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streamlab.errors import QueryError
 from streamlab.scan import Scan
 from streamlab.window import Window
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregate", "AsofJoin", "Filter", "FrameJoin", "IntervalJoin", "MapBatches", "Node", "Project",
     "RowSqlStep", "Source", "TableJoin", "Top", "Unique", "WindowSqlStep", "appended", "describe", "inputs_of",
-    "sources_of", "windowed",
+    "sources_of", "time_of", "time_replaced", "windowed",
 ]  # fmt: skip
 
 Schema = Mapping[str, Any]
@@ -206,6 +207,39 @@ def windowed(node: Node) -> Aggregate | WindowSqlStep | None:
             return node
         node = inputs_of(node)[0]
     return None
+
+
+def time_of(node: Node) -> tuple[str | None, bool]:
+    """Return the column with the event time of a plan's rows, and whether they still have it.
+
+    None is append time, which is no column of its own.
+    """
+    path = [node]
+    while (name := _made_time(node)) is None and not isinstance(node, Source):
+        node = inputs_of(node)[0]
+        path.append(node)
+    if isinstance(node, Source):
+        name = node.scan.info().time
+    return name, all(name in step.schema for step in path)
+
+
+def _made_time(node: Node) -> str | None:
+    """Return the event time of the results of a step that makes new ones."""
+    if isinstance(node, WindowSqlStep):
+        return "window_time"
+    if isinstance(node, Aggregate) and node.window.kind != "sliding":
+        return "window_time"
+    return "pair_time" if isinstance(node, IntervalJoin) else None
+
+
+def time_replaced(what: str, name: str) -> QueryError:
+    """Return the error for a step that gives the name of the event time to something else."""
+    return QueryError(
+        f"{what}: {name!r} is the event time of the rows; it is fixed in the log, and windows go by it "
+        "whatever is computed",
+        hint=f"choose another name, such as {name}_2; windows by another time are over a stream of "
+        'their own: lab.create("other", rows, time=...)',
+    )
 
 
 def describe(node: Node) -> list[str]:

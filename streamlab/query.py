@@ -26,6 +26,7 @@ from streamlab.schema import SYSTEM_FIELDS
 from streamlab.shown import Shown, notebook
 from streamlab.steps import (
     check_emit,
+    check_time,
     expression_of,
     fitting,
     flat,
@@ -114,6 +115,7 @@ class Querying:
         frame = pl.LazyFrame(schema=dict(node.schema))
         chosen = frame.with_columns(exprs) if keep else frame.select(exprs)
         schema = dict(fitting(chosen.collect_schema, node, what))
+        check_time(exprs, node, what)
         if not schema:
             raise QueryError("select takes at least one column")
         for name, kind in schema.items():
@@ -134,6 +136,9 @@ class Querying:
 
         node = self._node()
         checked = RowSql(text, pl.Schema(dict(node.schema)))
+        time, _ = p.time_of(node)
+        if time and time in checked.output and time.casefold() in checked.renamed:
+            raise p.time_replaced("sql", time)
         return self._then(p.RowSqlStep(node, text, dict(checked.output)))
 
     def map_batches(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamlab import plan as p
+from streamlab.aggregate import expand, tree
 from streamlab.duration import parse_duration
 from streamlab.errors import QueryError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_emit",
+    "check_time",
     "expression_of",
     "fitting",
     "flat",
@@ -66,6 +68,39 @@ def expression_of(value: Any, what: str) -> pl.Expr:
         raise QueryError(
             f"{what} takes Polars expressions; got {value!r}", hint=f'{what}(pl.col("price") ...)'
         ) from error
+
+
+def check_time(columns: Sequence[pl.Expr], node: p.Node, what: str) -> None:
+    """See that the name of the event time is given to nothing else; another zone shows the same.
+
+    Raises:
+        QueryError: it is, with the way out.
+    """
+    time, _ = p.time_of(node)
+    for column in expand(columns, node.schema) if time else ():
+        if time in _outputs(column, node) and not _shows(column, time):
+            raise p.time_replaced(what, time)
+
+
+def _outputs(column: pl.Expr, node: p.Node) -> list[str]:
+    import polars as pl
+
+    if not column.meta.has_multiple_outputs():
+        return [column.meta.output_name()]
+    return pl.LazyFrame(schema=dict(node.schema)).select(column).collect_schema().names()
+
+
+def _shows(column: pl.Expr, time: str) -> bool:
+    """Whether a column is the event time as it is, in some zone."""
+    inner = tree(column.meta.undo_aliases())
+    while isinstance(inner, dict) and _in_zone(inner.get("Function", {})):
+        inner = inner["Function"]["input"][0]
+    return bool(inner == {"Column": time})
+
+
+def _in_zone(call: Mapping[str, Any]) -> bool:
+    kind = call.get("function")
+    return isinstance(kind, dict) and "ConvertTimeZone" in kind.get("TemporalExpr", ())
 
 
 def check_emit(emit: Any) -> None:

@@ -422,6 +422,74 @@ def test_windows_over_the_left_edge_of_a_view_are_marked(trades):
     assert past["n"].to_list()[-1] == 30
 
 
+HOUR = dt.timedelta(hours=1)
+REPLACED = [
+    lambda t: t.with_columns(ts=pl.col("ts") + HOUR),
+    lambda t: t.with_columns(pl.col("ts").dt.cast_time_unit("ms")),
+    lambda t: t.with_columns(pl.col("ts", "due") + HOUR),
+    lambda t: t.select("symbol", ts="due"),
+    lambda t: t.select("symbol").with_columns(ts=pl.lit(BASE)),
+    lambda t: t.sql("SELECT symbol, due AS ts FROM this"),
+    lambda t: t.sql("SELECT * REPLACE (due AS ts) FROM this"),
+    lambda t: t.sql("SELECT * EXCLUDE (ts) RENAME (due AS ts) FROM this"),
+    lambda t: t.map_batches(lambda f: f.with_columns(ts=pl.col("due"))).collect(),
+    lambda t: t.map_batches(lambda f: f.with_columns(ts=None, due="ts"),
+                            {**t.schema, "ts": pl.Null}).collect(),
+    lambda t: t.window(sl.sliding("5s")).agg(n=pl.len()).with_columns(ts=pl.col("due")),
+    lambda t: t.join_asof(t, by="symbol").with_columns(ts=pl.col("ts_right")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", REPLACED)
+def test_the_event_time_of_a_row_is_not_replaced(trades, step):
+    """Windows go by the time in the log: giving its name to something else is refused."""
+    with pytest.raises(
+        sl.QueryError, match=r"(?s)'ts' is the event time.*another name.*time="
+    ) as told:
+        step(trades.with_columns(due=pl.col("ts") + HOUR))
+    assert "window" in str(told.value)
+
+
+def test_results_have_an_event_time_of_their_own(trades):
+    """After a window or an interval join it is another column that stays as it is."""
+    minutes = trades.window(sl.tumbling("1m")).agg(ts=pl.col("ts").max())
+    assert minutes.with_columns(ts=pl.col("ts") + HOUR).collect().height == 4
+    pairs = trades.join(trades, on="symbol", within=("0s", "0s"))
+    assert pairs.with_columns(ts=pl.col("ts") + HOUR).collect().height == 200
+    for query, time in ((minutes, "window_time"), (pairs, "pair_time")):
+        with pytest.raises(sl.QueryError, match=f"'{time}' is the event time"):
+            query.with_columns(pl.lit(BASE).alias(time))
+
+
+def test_the_event_time_may_be_shown_in_another_zone_renamed_or_dropped(trades):
+    """Windows go by the time of the rows, whatever is left of it in the columns."""
+    local = pl.col("ts").dt.convert_time_zone("Asia/Tokyo")
+    for step in (
+        trades.with_columns(local),
+        trades.with_columns(pl.all()),
+        trades.select("symbol", "size"),
+        trades.select("size", at="ts"),
+        trades.sql("SELECT size, ts FROM this"),
+        trades.sql("SELECT size, ts AS at FROM this"),
+        trades.map_batches(lambda f: f.with_columns(local)[f.columns], {**trades.select(pl.all()).schema, "ts": pl.Datetime("us", "Asia/Tokyo")}),
+        trades.map_batches(lambda f: f.select("size"), {"size": pl.Int64}),
+    ):  # fmt: skip
+        found = step.window(sl.tumbling("1m")).agg(n=pl.len())
+        assert found.compare(trades.window(sl.tumbling("1m")).agg(n=pl.len())).is_empty()
+
+
+def test_a_column_that_took_the_name_of_the_event_time_is_not_taken_for_it(lab, trades):
+    """A derived stream has the time of its rows, or is refused: never that of a right side."""
+    joined = trades.select("symbol", "size").join_asof(trades, by="symbol")
+    assert "ts" in joined.columns
+    with pytest.raises(sl.QueryError, match="lack 'ts', the event time of trades"):
+        joined.run("out")
+    minutes = trades.window(sl.tumbling("1m"), by="symbol").agg(n=pl.len())
+    minutes.join_asof(trades, by="symbol").run("closes").wait(10).stop()
+    assert lab["closes"].time == "window_time"
+    assert lab["closes"].to_polars()["price"].to_list() == [58.0, 59.0, 118.0, 119.0, 178.0, 179.0]
+
+
 SAID = {
     "tumbling": lambda s: s.window(sl.tumbling("1m"), by="symbol").agg(n=pl.len()),
     "hopping": lambda s: s.window(sl.hopping("1m", "20s")).agg(m=pl.col("price").median()),

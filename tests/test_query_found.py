@@ -307,6 +307,7 @@ MISTAKES = [
     (lambda s: s.sql("SELECT i, i FROM this"), "two columns are named 'i'"),
     (lambda s: s.sql("SELECT ts - ts AS gap FROM this"), "(?s)INTERVAL.*epoch_us"),
     (lambda s: s.sql("SELECT i AS _offset FROM this"), "system column"),
+    (lambda s: s.sql("SELECT * REPLACE (1 AS _offset) FROM this"), "name of a system column"),
     (lambda s: s.sql("SELECT i FROM this TABLESAMPLE 3 ROWS"), "SAMPLE"),
 ]  # fmt: skip
 

@@ -185,7 +185,7 @@ class _Compiler:
             case p.MapBatches():
                 same = dict(node.schema) == dict(node.input.schema)
                 gives = visible(empty).schema if same else node.schema
-                step = mapping(node.function, dict(gives))
+                step = mapping(node.function, dict(gives), p.time_of(node.input)[0])
             case p.Aggregate() | p.WindowSqlStep():
                 return self._window(node, empty, delay)
             case p.Unique():

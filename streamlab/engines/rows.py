@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamlab.engines.batch import HIDDEN, ORDER, TIME, Batch, Operator, Since
-from streamlab.errors import QueryError, StreamlabError
+from streamlab.errors import QueryError, SchemaMismatch, StreamlabError
+from streamlab.plan import time_replaced
+from streamlab.schema import event_times
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,8 +104,13 @@ def _beside(frame: pl.DataFrame, columns: Sequence[pl.Expr], names: list[str]) -
     return anchored.select(names)
 
 
-def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, Any]) -> RowStep:
-    """Return the step of a user's function, whose first batch is checked: whole = halves."""
+def mapping(
+    function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, Any], time: str | None
+) -> RowStep:
+    """Return the step of a user's function, whose first batch is checked: whole = halves.
+
+    ``time`` is the column with the event time, which the function must leave as it is.
+    """
     checked = False
 
     def step(frame: pl.DataFrame) -> pl.DataFrame:
@@ -126,9 +133,19 @@ def mapping(function: Callable[[pl.DataFrame], pl.DataFrame], schema: dict[str, 
                     "than the whole",
                     hint="what needs other rows belongs into .window(...).agg(...)",
                 )
+        if time in done.columns and not _are_times(done[time], frame[TIME]):
+            raise time_replaced(_name_of(function), time)
         return done.with_columns(rest.get_columns())
 
     return RowStep(step)
+
+
+def _are_times(values: pl.Series, times: pl.Series) -> bool:
+    try:
+        found = event_times(values.to_arrow(), values.name)
+    except SchemaMismatch:
+        return False
+    return bool((found == times.to_numpy()).all())
 
 
 def _name_of(function: Any) -> str:

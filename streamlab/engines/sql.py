@@ -30,6 +30,7 @@ from streamlab.engines.syntax import (
     parsed,
     parser,
     parts,
+    renamed,
     written,
 )
 from streamlab.errors import QueryError
@@ -155,6 +156,7 @@ class RowSql:
         statement = parsed(text)
         node = statement["node"]
         check_rowwise(node, text)
+        self.renamed = {name.casefold() for name in renamed(node["select_list"])}
         self._condition = None
         if node["where_clause"] is not None:
             tested = {**_without_where(node), "select_list": [node["where_clause"]]}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import duckdb
 
 __all__ = ["BOUNDS", "Levels", "Tree", "aggregates", "check_rowwise", "no_volatile", "parsed", "parser", "parts",
-           "written"]  # fmt: skip
+           "renamed", "written"]  # fmt: skip
 
 Tree = dict[str, Any]
 BOUNDS = ("window_start", "window_end", "window_time")
@@ -186,13 +186,21 @@ def check_rowwise(node: Tree, text: str, table: str | None = "this") -> str:
             raise _refuse_row(
                 "unnest() makes several rows of one", ".map_batches keeps lists", text
             )
-    for part in node["select_list"]:
-        if part["alias"].lower() in SYSTEM_FIELDS and part["alias"].lower() != _column(part):
-            raise _refuse_row(
-                f"{part['alias']} is the name of a system column", "choose another name", text
-            )
+    for name in renamed(node["select_list"]):
+        if name.lower() in SYSTEM_FIELDS:
+            raise _refuse_row(f"{name} is the name of a system column", "choose another name", text)
     no_volatile(node, text)
     return str(source["table_name"])
+
+
+def renamed(selected: list[Tree]) -> Iterator[str]:
+    """Yield the names that a SELECT gives to something else than the column of that name."""
+    for part in selected:
+        if part["class"] == "STAR":
+            yield from (entry["key"] for entry in part["replace_list"])
+            yield from (entry["value"] for entry in part["rename_list"])
+        elif part["alias"] and part["alias"].lower() != _column(part):
+            yield part["alias"]
 
 
 # -- window by window ------------------------------------------------------------------------------
