@@ -200,7 +200,8 @@ class Panes(WindowOperator):
 
         merges = self.how.merges
         if self.single:  # a window is a pane: merge first, join less
-            return rows.group_by(*self.by, PANE).agg(merges).join(pairs, on=PANE)
+            merged = rows.lazy().group_by(*self.by, PANE).agg(merges)
+            return merged.join(pairs.lazy(), on=PANE).collect()
         several = rows.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
         return several.group_by(*self.by, START, END).agg(merges)
 

@@ -112,6 +112,7 @@ class SourceReader:
         self._rest: Chunk | None = None
         self._reach = 0  # the offset up to which there are chunks
         self._ahead: _Ahead | None = None
+        self._empty: pl.DataFrame | None = None
         self.stream_time = NEVER
         self._look(snapshot)
         moment = snapshot.moment
@@ -206,7 +207,9 @@ class SourceReader:
 
     def empty(self) -> pl.DataFrame:
         """Return no rows, with all columns."""
-        return self._frame([], [])
+        if self._empty is None:
+            self._empty = self._frame([], [])
+        return self._empty
 
     def read(self, rows: int) -> Batch | None:
         """Return the next rows, at most so many; or stream time alone that moved on; or None.

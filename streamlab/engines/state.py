@@ -161,10 +161,12 @@ class WindowOperator(Operator):
         import polars as pl
 
         places = np.arange(self.given, self.given + frame.height, dtype=np.int64)
-        return frame.with_columns(
+        names = [name for name in frame.columns if name != "\0end_time"]
+        placed = frame.lazy().with_columns(
             pl.col("\0end_time").alias(TIME), pl.lit(self.mark, pl.Int64).alias(BEFORE),
             pl.Series(ORDER, places),
-        ).drop("\0end_time")  # fmt: skip
+        )  # fmt: skip
+        return placed.select(*names, TIME, BEFORE, ORDER).collect()
 
     def _named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return merged groups with window columns in their places; `END` - 1 is their time."""
@@ -175,9 +177,10 @@ class WindowOperator(Operator):
         if self.tells:
             columns.append(self._partial())
         order = [c for c in (END, START) if frame[c].n_unique() > 1]  # often one window closes
+        rows = frame.lazy()
         if order or self.by:
-            frame = frame.sort(*order, *self.by, nulls_last=False, maintain_order=True)
-        return frame.select(*columns, (pl.col(END) - 1).alias("\0end_time"))
+            rows = rows.sort(*order, *self.by, nulls_last=False, maintain_order=True)
+        return rows.select(*columns, (pl.col(END) - 1).alias("\0end_time")).collect()
 
     @property
     def tells(self) -> bool:
@@ -259,15 +262,14 @@ def reduced(
         return grouped.agg(*more, *how.partials).collect()
     near = [e.cast(pl.Float64).sum().alias(f"\0~{name}") for name, e in how.wide.items()]
     found = grouped.agg(*more, *how.partials, *near).collect()
-    wrapped = pl.any_horizontal(
-        (pl.col(f"\0~{name}") - pl.col(name).cast(pl.Float64)).abs() > 2.0**62 for name in how.wide
-    )
-    if found.select(wrapped.any()).item():
+    off = [found[f"\0~{name}"].to_numpy() - found[name].to_numpy() for name in how.wide]
+    if any((np.abs(gaps) > 2.0**62).any() for gaps in off):
         exact = {name: e.cast(pl.Int128).sum().alias(name) for name, e in how.wide.items()}
         partials = [exact.get(e.meta.output_name(), e) for e in how.partials]
         found = grouped.agg(*more, *partials).collect()
     columns = [*keys, *(e.meta.output_name() for e in (*more, *how.partials))]
-    return found.select(*columns).with_columns(pl.col(list(how.wide)).cast(pl.Int128))
+    wide = [pl.col(name).cast(pl.Int128) for name in how.wide]
+    return found.lazy().select(*columns).with_columns(wide).collect()
 
 
 class ByTime(WindowOperator):
