@@ -539,8 +539,21 @@ def test_rows_left_to_polars_to_read_are_the_same_rows(name, log, sizes, delay):
         stream.seal()
         for least in (1 << 17, 1):
             patch.setattr(source, "AHEAD_ROWS", least)
-            for epoch in (1 << 20, 3):
+            for epoch in (1 << 20, 3, 4):
                 patch.setattr(local, "EPOCH_ROWS", epoch)
                 found.append(query(stream).collect(emit="all"))
     for frame in found[1:]:
         _equal_floats(frame, found[0])
+
+
+@pytest.mark.parametrize("epoch", [3, 4, 5, 7])
+def test_a_batch_that_ends_with_a_file_loses_nothing_of_the_next(epoch, monkeypatch):
+    """Many rows of one file are a batch of their own, however the frames of the next are cut."""
+    monkeypatch.setattr(source, "AHEAD_ROWS", 2)
+    monkeypatch.setattr(local, "EPOCH_ROWS", epoch)
+    with temp_lab() as lab:
+        stream = lab.create("s", pl.DataFrame(schema={"n": pl.Int64}))
+        for first in range(0, 60, 6):
+            stream.append({"n": list(range(first, first + 6))})
+            stream.seal()
+        assert stream.filter(pl.col("n") >= 0).collect()["n"].to_list() == list(range(60))

@@ -273,21 +273,15 @@ class SourceReader:
         """Return the next rows as they lie in the files, and how many; many are of one file."""
         parts: list[Chunk] = []
         count = 0
-        while count < rows and (chunk := self._next(rows - count)) is not None:
+        while count < rows and (chunk := self._rest or next(self._chunks, None)) is not None:
             if count >= AHEAD_ROWS and chunk.file is not parts[-1].file:
                 self._rest = chunk
                 break
-            parts.append(chunk)
-            count += chunk.batch.num_rows
+            room, size = rows - count, chunk.batch.num_rows
+            self._rest = chunk.part(room, size) if size > room else None
+            parts.append(chunk.part(0, room) if size > room else chunk)
+            count += min(size, room)
         return parts, count
-
-    def _next(self, rows: int) -> Chunk | None:
-        chunk = self._rest or next(self._chunks, None)
-        self._rest = None
-        if chunk is not None and chunk.batch.num_rows > rows:
-            self._rest = chunk.part(rows, chunk.batch.num_rows)
-            chunk = chunk.part(0, rows)
-        return chunk
 
     def _times(self, parts: list[Chunk], now: int) -> Iterator[tuple[Times, Times]]:
         """Yield the event time of each row, and the stream time before it."""
