@@ -571,6 +571,18 @@ def test_integer_sums_that_do_not_fit_are_errors(lab):
             stream.window(sl.tumbling("1m")).agg(s=pl.col("n").sum(), **more).collect()
 
 
+@pytest.mark.parametrize("window", [sl.tumbling("1m"), sl.hopping("2m", "1m"), sl.session("1m")])
+def test_values_beyond_64_bits_have_sums_that_fit_or_are_refused(lab, window):
+    """A value may be beyond 64 bits if the sum is not; the error says so where it is."""
+    unsigned = pl.Series("u", [2**63, 5, 2**64 - 1], dtype=pl.UInt64)
+    frame = pl.DataFrame({"ts": [BASE] * 3, "n": [2**62, -(2**62), 7]}).with_columns(unsigned)
+    windows = lab.create("s", frame, time="ts").window(window)
+    total = (pl.col("n").cast(pl.Int128) * 8).sum()
+    assert set(windows.agg(s=total).collect()["s"]) == {56}
+    with pytest.raises(sl.QueryError, match="does not fit 64 bits"):
+        windows.agg(s=pl.col("u").sum()).collect()
+
+
 def test_state_beyond_memory_goes_to_files(trades, monkeypatch):
     """Rows held beyond the limit are in files, and the results are the same."""
     query = trades.window(sl.hopping("1m", "20s"), by="symbol").agg(m=pl.col("price").median())

@@ -253,7 +253,8 @@ def reduced(
 ) -> pl.DataFrame:  # fmt: skip
     """Return the partial results of each group of rows; integer sums are wide, and cannot wrap.
 
-    They are summed in 64 bits, with a float beside: what wrapped is off by 2^64, and is summed again.
+    They are summed in 64 bits, with a float beside: where that does not fit, or wrapped, which is off by
+    2^64, they are summed again.
     """
     import polars as pl
 
@@ -261,9 +262,13 @@ def reduced(
     if not how.wide:
         return grouped.agg(*more, *how.partials).collect()
     near = [e.cast(pl.Float64).sum().alias(f"\0~{name}") for name, e in how.wide.items()]
-    found = grouped.agg(*more, *how.partials, *near).collect()
-    off = [found[f"\0~{name}"].to_numpy() - found[name].to_numpy() for name in how.wide]
-    if any((np.abs(gaps) > 2.0**62).any() for gaps in off):
+    try:
+        found = grouped.agg(*more, *how.partials, *near).collect()
+        off = [found[f"\0~{name}"].to_numpy() - found[name].to_numpy() for name in how.wide]
+        fits = not any((np.abs(gaps) > 2.0**62).any() for gaps in off)
+    except pl.exceptions.InvalidOperationError:  # a value alone does not
+        fits = False
+    if not fits:
         exact = {name: e.cast(pl.Int128).sum().alias(name) for name, e in how.wide.items()}
         partials = [exact.get(e.meta.output_name(), e) for e in how.partials]
         found = grouped.agg(*more, *partials).collect()
