@@ -56,6 +56,7 @@ delays = st.sampled_from([0, 5, 20, None])
 @pytest.fixture(autouse=True)
 def _quiet_and_whole(monkeypatch):
     monkeypatch.setattr(local, "EPOCH_ROWS", local.EPOCH_ROWS)
+    monkeypatch.setattr(source, "AHEAD_ROWS", 2)  # what is sealed is left to Polars to read
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*came too late")
         yield
@@ -541,9 +542,10 @@ def test_rows_left_to_polars_to_read_are_the_same_rows(name, log, sizes, delay):
             patch.setattr(source, "AHEAD_ROWS", least)
             for epoch in (1 << 20, 3, 4):
                 patch.setattr(local, "EPOCH_ROWS", epoch)
-                found.append(query(stream).collect(emit="all"))
-    for frame in found[1:]:
-        _equal_floats(frame, found[0])
+                found.append((query(stream).collect(emit="all"), query(stream).late()))
+    for frame, late in found[1:]:
+        _equal_floats(frame, found[0][0])
+        assert late.equals(found[0][1], null_equal=True)
 
 
 @pytest.mark.parametrize("epoch", [3, 4, 5, 7])
@@ -557,3 +559,30 @@ def test_a_batch_that_ends_with_a_file_loses_nothing_of_the_next(epoch, monkeypa
             stream.append({"n": list(range(first, first + 6))})
             stream.seal()
         assert stream.filter(pl.col("n") >= 0).collect()["n"].to_list() == list(range(60))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_that_is_gone_before_polars_reads_it_is_said(removed, monkeypatch):
+    """Removed rows are out of range; a file that should be there is missing."""
+    read = source.SourceReader.read
+
+    def late_read(self, rows):
+        batch = read(self, rows)
+        if batch is not None and batch.lazy:
+            if removed:
+                stream.trim(6)
+            for path in files:
+                path.unlink(missing_ok=True)
+        return batch
+
+    with temp_lab() as lab:
+        stream = lab.create("s", {"n": [0, 1, 2, 3, 4, 5]})
+        stream.seal()
+        files = list((lab.path / "streams" / "s").glob("*.arrow"))
+        monkeypatch.setattr(source.SourceReader, "read", late_read)
+        error, says = (
+            (sl.OffsetOutOfRange, "has been removed") if removed
+            else (sl.CorruptSegment, "the file is missing")
+        )  # fmt: skip
+        with pytest.raises(error, match=says):
+            stream.filter(pl.col("n") > 2).collect()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from streamlab.aggregate import ORDER
@@ -68,7 +68,7 @@ class Batch:
 
     def of(self, rows: pl.DataFrame | pl.LazyFrame) -> Batch:
         """Return other rows at the same place."""
-        return Batch(rows, self.stream_time, self.since, self.disorder)
+        return replace(self, rows=rows)
 
 
 def watermark(stream_time: int, delay: int) -> int:

@@ -455,13 +455,13 @@ class Runner:
                 while at is not None:
                     batch = at.push(port, batch)
                     port, at = at.port, at.parent
-                _ = batch.frame
+                frame = batch.frame
         except FileNotFoundError:
-            self.sources[index].reach(begin)
+            self.sources[index].check_there(begin)
             raise
         self.mark = batch.stream_time
-        self.rows_out += batch.frame.height
-        return batch.frame if self.raw else visible(batch.frame)
+        self.rows_out += frame.height
+        return frame if self.raw else visible(frame)
 
     def drain(self) -> Iterator[pl.DataFrame]:
         """Yield what is final, until nothing is left of what was there at the last look."""

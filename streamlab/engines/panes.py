@@ -60,8 +60,7 @@ class Panes(WindowOperator):
         if not batch.lazy and not batch.frame.height:
             return
         if self.incremental and self.ordered(batch):
-            rows = batch.rows if self.window.tz is None else batch.frame
-            kept = self._partials(rows, self._pane_of(rows), whole=True)
+            kept = self._partials(batch.rows, self._pane_of(batch.rows), whole=True)
         else:
             kept = self._kept(*self.judged(batch))
         found = kept[PANE].unique().to_numpy()

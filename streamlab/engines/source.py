@@ -187,13 +187,15 @@ class SourceReader:
         """
         same_generation(self.scan, self._generation)
 
-    def reach(self, offset: int) -> None:
-        """See that the rows from an offset on can be read: their file may be gone since.
+    def check_there(self, offset: int) -> None:
+        """Say why the file with the row at an offset, which was there at the last look, is gone.
 
         Raises:
-            OffsetOutOfRange: they have been removed.
+            OffsetOutOfRange: the row was removed.
+            CorruptSegment: the file is missing.
         """
-        next(self.scan.log.reader.chunks(self.snapshot.moment, offset, offset + 1), None)
+        for segment in self.snapshot.moment.segments(offset, offset + 1):
+            self.scan.log.reader.relisted(segment)
 
     @property
     def over(self) -> bool:
@@ -253,13 +255,13 @@ class SourceReader:
         if not parts:
             return None
         stop, whole = parts[-1].stop, count >= AHEAD_ROWS and of_a_sealed_file(parts)
-        rests, latest, disorder = [], now, 0
+        places, latest, disorder = [], now, 0
         for times, before in self._times(parts, now):
             latest = max(int(before[-1]), int(times[-1]))
             disorder = max(disorder, most_behind(times, before))
             if not whole:
-                rests.append((times, before))
-        frame = self._unread(parts, now) if whole else self._frame(parts, rests)
+                places.append((times, before))
+        frame = self._unread(parts, now) if whole else self._frame(parts, places)
         if self.snapshot.since is not None or self.snapshot.until is not None:
             low = NEVER if self.snapshot.since is None else self.snapshot.since
             high = FOREVER if self.snapshot.until is None else self.snapshot.until
