@@ -15,7 +15,7 @@ import polars as pl
 from faults import dying
 
 import streamlab as sl
-from streamlab.engines import local
+from streamlab.engines import local, source
 
 BASE = 1_767_600_000_000_000
 
@@ -30,6 +30,8 @@ def setup(command):
             times = pl.Series([BASE + s * 1_000_000 for s in seconds]).cast(schema["ts"])
             names = ["ab"[n % 2] for n in range(at, at + 7)]
             stream.append(pl.DataFrame({"ts": times, "k": names, "i": list(range(at, at + 7))}))
+            if at < command["rows"] / 2:
+                stream.seal()
         stream.advance("end")
 
 
@@ -50,6 +52,7 @@ def queries(lab, path, events):
 def life(command):
     """Run the jobs to their ends, perhaps to die on the way."""
     local.EPOCH_ROWS = command["epoch"]
+    source.AHEAD_ROWS = 2  # what is sealed is left to Polars to read
     if command.get("control"):
         place_first()
     if command.get("at"):
