@@ -37,12 +37,15 @@ def member(path, diary, seed):
         rng = random.Random(seed)
         out = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         consumer = sl.open(path)["s"].consumer("g")
+        pending = False  # rows that were left uncommitted; without more rows these are committed
         while True:
             asked = now()
             rows = offsets_of(consumer.poll(rows=rng.randrange(1, 40), timeout=1.0))
             note(out, at=asked, rows=rows)
-            if not rows or rng.random() < 0.2:
+            pending = pending or bool(rows)
+            if not pending or (rows and rng.random() < 0.2):
                 continue
+            pending = False
             before = {p: (c.place.offset, c.generation) for p, c in consumer._claims.items()}
             with contextlib.suppress(sl.Fenced):
                 consumer.commit()
