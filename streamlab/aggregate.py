@@ -186,10 +186,10 @@ class Aggregation:
     def finished(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return merged partials with the aggregates in place of them."""
         keep = [name for name in frame.columns if not name.startswith("\0p")]
-        valued = frame.lazy().with_columns(self.values) if self.values else frame.lazy()
+        valued = _checked(lambda: frame.with_columns(self.values)) if self.values else frame
         done = valued.with_columns([f.alias(f"\0f{i}") for i, f in enumerate(self.finals)])
         outputs = [_as(f"\0f{i}", name, self.dtypes[name]) for i, name in enumerate(self.names)]
-        return _checked(done.select(*keep, *outputs).collect)
+        return _checked(lambda: done.select(*keep, *outputs))
 
     def cast(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return aggregates that were computed whole in the types they are to have."""

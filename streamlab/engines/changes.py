@@ -62,11 +62,14 @@ class Changes:
         if not self.identity:
             return self._marked(frame, "u", final=True)
         now = self.runner.peek(raw=True).select(frame.columns)
-        changed, gone = self._difference(now, visible(now), frame)
-        self.shown = visible(now)
-        parts = [self._marked(changed, "u", final=False)]
+        keys = self.identity
+        plain = visible(now)
+        changed = _other(now, plain, self.shown)
+        gone = self.shown.join(plain, on=keys, how="anti", nulls_equal=True)
         if frame.height:
-            parts.insert(0, self._marked(frame, "u", final=True))
+            gone = gone.join(frame.select(keys), on=keys, how="anti", nulls_equal=True)
+        self.shown = plain
+        parts = [self._marked(frame, "u", final=True), self._marked(changed, "u", final=False)]
         if gone.height:
             kinds: dict[str, Any] = {n: frame.schema[n] for n in frame.columns if n in HIDDEN}
             hidden = [pl.lit(0).cast(kind).alias(name) for name, kind in kinds.items()]
@@ -74,23 +77,6 @@ class Changes:
                 0, self._marked(gone.with_columns(hidden).select(frame.columns), "d", final=False)
             )
         return pl.concat([part.select(parts[-1].columns) for part in parts])
-
-    def _difference(
-        self, now: pl.DataFrame, plain: pl.DataFrame, final: pl.DataFrame
-    ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return the rows that were not shown as they are, and those shown that are no more."""
-        import polars as pl
-
-        shown, keys = self.shown.lazy(), self.identity
-        gone = shown.join(plain.lazy(), on=keys, how="anti", nulls_equal=True)
-        if final.height:
-            gone = gone.join(final.lazy().select(keys), on=keys, how="anti", nulls_equal=True)
-        if not self.shown.height or not plain.height:
-            return now, gone.collect()
-        numbered = plain.lazy().with_row_index("\0n")
-        new = numbered.join(shown, on=plain.columns, how="anti", nulls_equal=True).select("\0n")
-        places, lost = pl.collect_all([new, gone])
-        return now[places["\0n"].sort()], lost
 
 
 def identity_of(window: Any, names: list[str]) -> list[str]:
@@ -114,3 +100,14 @@ def _is_key(window: p.WindowSqlStep, name: str) -> bool:
     from streamlab.engines.sql import plan_columns
 
     return name in plan_columns(window.sql, pl.Schema(dict(window.input.schema))).keys
+
+
+def _other(now: pl.DataFrame, plain: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that were not shown as they are."""
+    import polars as pl
+
+    if not shown.height or not plain.height:
+        return now
+    numbered = plain.with_row_index("\0n")
+    new = numbered.join(shown, on=plain.columns, how="anti", nulls_equal=True)
+    return now[new["\0n"].sort()] if new.height else now.clear().select(pl.all())

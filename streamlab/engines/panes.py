@@ -199,8 +199,7 @@ class Panes(WindowOperator):
 
         merges = self.how.merges
         if self.single:  # a window is a pane: merge first, join less
-            merged = rows.lazy().group_by(*self.by, PANE).agg(merges)
-            return merged.join(pairs.lazy(), on=PANE).collect()
+            return rows.group_by(*self.by, PANE).agg(merges).join(pairs, on=PANE)
         several = rows.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
         return several.group_by(*self.by, START, END).agg(merges)
 

@@ -161,12 +161,10 @@ class WindowOperator(Operator):
         import polars as pl
 
         places = np.arange(self.given, self.given + frame.height, dtype=np.int64)
-        names = [name for name in frame.columns if name != "\0end_time"]
-        placed = frame.lazy().with_columns(
+        return frame.with_columns(
             pl.col("\0end_time").alias(TIME), pl.lit(self.mark, pl.Int64).alias(BEFORE),
             pl.Series(ORDER, places),
-        )  # fmt: skip
-        return placed.select(*names, TIME, BEFORE, ORDER).collect()
+        ).drop("\0end_time")  # fmt: skip
 
     def _named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return merged groups with window columns in their places; `END` - 1 is their time."""
@@ -177,10 +175,9 @@ class WindowOperator(Operator):
         if self.tells:
             columns.append(self._partial())
         order = [c for c in (END, START) if frame[c].n_unique() > 1]  # often one window closes
-        rows = frame.lazy()
         if order or self.by:
-            rows = rows.sort(*order, *self.by, nulls_last=False, maintain_order=True)
-        return rows.select(*columns, (pl.col(END) - 1).alias("\0end_time")).collect()
+            frame = frame.sort(*order, *self.by, nulls_last=False, maintain_order=True)
+        return frame.select(*columns, (pl.col(END) - 1).alias("\0end_time"))
 
     @property
     def tells(self) -> bool:
@@ -274,7 +271,7 @@ def reduced(
         found = grouped.agg(*more, *partials).collect()
     columns = [*keys, *(e.meta.output_name() for e in (*more, *how.partials))]
     wide = [pl.col(name).cast(pl.Int128) for name in how.wide]
-    return found.lazy().select(*columns).with_columns(wide).collect()
+    return found.select(*columns).with_columns(wide)
 
 
 class ByTime(WindowOperator):
