@@ -264,7 +264,7 @@ def aggregation(
 ) -> Aggregation:
     """Return how to compute aggregations over rows of a schema.
 
-    ``ordered=False`` says that rows do not come in the order of `ORDER`.
+    ``ordered=False`` says that batches, in which rows are in the order of `ORDER`, are not.
 
     Raises:
         QueryError: a column that is not there, twice the same name, or a type that does not fit.
@@ -494,13 +494,12 @@ class _Splitter:
             self._one(p, v, getattr(x, name)(), getattr(pl.col(p), name)())
             return
         place = f"{p}o"
-        edge = pl.col(ORDER).min() if kind == "First" else pl.col(ORDER).max()
-        self.partials += [
-            getattr(x.sort_by(ORDER, maintain_order=True), name)().alias(p),
-            edge.alias(place),
-        ]
-        far = pl.col(place).min() if kind == "First" else pl.col(place).max()
-        self.merges += [getattr(pl.col(p).sort_by(place), name)().alias(p), far.alias(place)]
+        first = kind == "First"  # the rows of a batch are in order; batches need not be
+        edge = pl.col(ORDER).min() if first else pl.col(ORDER).max()
+        self.partials += [getattr(x, name)().alias(p), edge.alias(place)]
+        far = pl.col(place).min() if first else pl.col(place).max()
+        value = pl.col(p).min_by(place) if first else pl.col(p).max_by(place)
+        self.merges += [value.alias(p), far.alias(place)]
         self.values.append(pl.col(p).alias(v))
 
     def _moments(self, kind: str, x: Any, dtype: Any, ddof: int, p: str, v: str) -> None:

@@ -246,7 +246,7 @@ def marks_of(before: Times, delay: int) -> Times:
 
 def reduced(
     rows: pl.DataFrame | pl.LazyFrame, keys: Sequence[str], how: Aggregation,
-    more: Sequence[pl.Expr] = (), *, ordered: bool = False,
+    more: Sequence[pl.Expr] = (),
 ) -> pl.DataFrame:  # fmt: skip
     """Return the partial results of each group of rows; integer sums are wide, and cannot wrap.
 
@@ -255,7 +255,7 @@ def reduced(
     """
     import polars as pl
 
-    grouped = rows.lazy().group_by(*keys, maintain_order=ordered)
+    grouped = rows.lazy().group_by(*keys)
     if not how.wide:
         return grouped.agg(*more, *how.partials).collect()
     near = [e.cast(pl.Float64).sum().alias(f"\0~{name}") for name, e in how.wide.items()]
@@ -305,25 +305,52 @@ class Sessions(ByTime):
     def _absorb(self, batch: Batch) -> None:
         import polars as pl
 
-        rows = self.on_time(batch)
-        if not rows.height:
-            return
-        frame = rows.sort(*self.by, TIME, maintain_order=True)
-        far = (pl.col(TIME).diff() >= self.window.size).fill_null(value=True)
-        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
-        begins = pl.any_horizontal(far, *changed)
-        frame = frame.with_columns(begins.cast(pl.Int64).cum_sum().alias(SESSION))
+        rows: pl.DataFrame | pl.LazyFrame = batch.rows
+        if not (batch.lazy and self.incremental and self.ordered(batch)):
+            rows = self.on_time(batch)
+            if not rows.height:
+                return
+        # Rows of a key that lie in one stretch as long as the gap are of one session.
+        stretch = pl.col(TIME) // self.window.size
+        placed = rows.lazy().with_columns(stretch.alias(SESSION))
         bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
         keys = [*self.by, SESSION]
         if self.incremental:
-            found = reduced(frame, keys, self.how, bounds, ordered=True)
+            found = reduced(placed, keys, self.how, bounds)
         else:
-            self.rows.add(rows.select(*self.columns, ORDER, TIME))
-            found = frame.group_by(keys, maintain_order=True).agg(bounds)
+            self.rows.add(rows.lazy().select(*self.columns, ORDER, TIME).collect())
+            found = placed.group_by(keys).agg(bounds).collect()
+        if not found.height:
+            return
         found = found.drop(SESSION).with_columns(
             pl.lit(offset, pl.Int64).alias(f"\0since{i}") for i, offset in enumerate(batch.since)
         )
+        found = self._chained(found)
         self.open = found if self.open is None else self._joined(self.open, found)
+
+    def _chained(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """Return the sessions that stretches of rows make, in the order of keys and times."""
+        import polars as pl
+
+        parts = parts.sort(*self.by, FIRST)
+        far = (pl.col(FIRST) - pl.col(LAST).shift() >= self.window.size).fill_null(value=True)
+        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
+        return self._united(parts.with_columns(pl.any_horizontal(far, *changed).alias("\0begins")))
+
+    def _united(self, parts: pl.DataFrame) -> pl.DataFrame:
+        """Make one of each part that begins a session and those that follow it."""
+        import polars as pl
+
+        alone = pl.col("\0begins") & pl.col("\0begins").shift(-1, fill_value=True)
+        merges = [pl.col(key).first() for key in self.by]
+        merges += [pl.col(FIRST).min(), pl.col(LAST).max()]
+        merges += [pl.col(c).min() for c in parts.columns if c.startswith("\0since")]
+        if self.incremental:
+            merges += self.how.merges
+        number = pl.col("\0begins").cum_sum().alias(SESSION)
+        several = parts.with_columns(number).filter(~alone)
+        merged = several.group_by(SESSION, maintain_order=True).agg(merges).drop(SESSION)
+        return pl.concat([parts.filter(alone).select(merged.columns), merged])
 
     def _joined(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
         """Return the sessions of both, those that touch made one; only keys that are new are looked at."""
@@ -342,16 +369,7 @@ class Sessions(ByTime):
         both = pl.concat([old.with_columns(side), new.select(old.columns).with_columns(side + 1)])
         both = both.sort(*self.by, FIRST, maintain_order=True)
         both = self._touching(both)
-        alone = pl.col("\0begins") & pl.col("\0begins").shift(-1, fill_value=True)
-        merges = [pl.col(key).first() for key in self.by]
-        merges += [pl.col(FIRST).min(), pl.col(LAST).max()]
-        merges += [pl.col(c).min() for c in old.columns if c.startswith("\0since")]
-        if self.incremental:
-            merges += self.how.merges
-        number = pl.col("\0begins").cum_sum().alias(SESSION)
-        several = both.with_columns(number).filter(~alone)
-        merged = several.group_by(SESSION, maintain_order=True).agg(merges)
-        parts = [rest, both.filter(alone), merged]
+        parts = [rest, self._united(both)]
         return pl.concat([part.select(old.columns) for part in parts])
 
     def _touching(self, both: pl.DataFrame) -> pl.DataFrame:
