@@ -23,10 +23,13 @@ from streamlab.errors import QueryError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ORDER", "Aggregation", "aggregation", "check_rowwise", "columns_of", "expand"]
+__all__ = ["ORDER", "OTHER", "Aggregation", "aggregation", "check_rowwise", "columns_of", "expand"]
 
 ORDER = "\0order"
 """The column that says in which order rows came: first and last go by it."""
+
+OTHER = "\0other"
+"""What the name of another partial result ends with, where two are merged."""
 
 Node = Any
 
@@ -168,7 +171,8 @@ class Aggregation:
 
     ``whole`` are for a group's rows together. If ``splits``: ``partials`` are for the rows of a
     batch, ``merges`` for several partials of a group, ``values`` and then ``finals`` are row-wise
-    over what was merged. ``wide`` names the partials that are integer sums.
+    over what was merged. ``pairs`` merge two partials of one row, of which the other's names end in
+    `OTHER`. ``wide`` names the partials that are integer sums.
     """
 
     names: list[str]
@@ -178,10 +182,16 @@ class Aggregation:
     reason: str = ""
     partials: list[pl.Expr] = field(default_factory=list)
     merges: list[pl.Expr] = field(default_factory=list)
+    pairs: list[pl.Expr] = field(default_factory=list)
     values: list[pl.Expr] = field(default_factory=list)
     finals: list[pl.Expr] = field(default_factory=list)
     wide: dict[str, pl.Expr] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
+
+    @property
+    def parts(self) -> list[str]:
+        """The columns of partial results."""
+        return [expression.meta.output_name() for expression in self.merges]
 
     def finished(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return merged partials with the aggregates in place of them."""
@@ -305,6 +315,7 @@ def aggregation(
         return result
     result.splits = True
     result.partials, result.merges = splitter.partials, splitter.merges
+    result.pairs = splitter.pairs
     result.values, result.wide = splitter.values, splitter.wide
     result.finals = [load(node) for node in finals]
     return result
@@ -351,6 +362,7 @@ class _Splitter:
         self.ordered = ordered
         self.partials: list[pl.Expr] = []
         self.merges: list[pl.Expr] = []
+        self.pairs: list[pl.Expr] = []
         self.values: list[pl.Expr] = []
         self.wide: dict[str, pl.Expr] = {}
         self.known: dict[str, str] = {}
@@ -437,23 +449,26 @@ class _Splitter:
         x = None if operand is None else load(operand)
         dtype = None if operand is None else _dtype(operand, self.schema)
         if kind == "Len":
-            self._one(p, v, pl.len(), pl.col(p).sum(), "UInt32")
+            self._one(p, v, pl.len(), "sum", "UInt32")
         elif kind == "Count":
             e = x.len() if options.get("include_nulls") else x.count()  # type: ignore[union-attr]
-            self._one(p, v, e, pl.col(p).sum(), "UInt32")
+            self._one(p, v, e, "sum", "UInt32")
         elif kind == "NullCount":
-            self._one(p, v, x.null_count(), pl.col(p).sum(), "UInt32")  # type: ignore[union-attr]
+            self._one(p, v, x.null_count(), "sum", "UInt32")  # type: ignore[union-attr]
         elif kind == "Sum":
             self._sum(x, dtype, p, v)
         elif kind in ("Min", "Max"):
             if options.get("propagate_nans"):
                 raise _NotSplit(f"nan_{kind.lower()} needs all rows of a window together")
             name = kind.lower()
-            self._one(p, v, getattr(x, name)(), getattr(pl.col(p), name)())
+            self._one(p, v, getattr(x, name)(), name, text=dtype == pl.Categorical)
         elif kind in ("Any", "All"):
             name, ignore = kind.lower(), options["ignore_nulls"]
-            merge = getattr(pl.col(p), name)(ignore_nulls=ignore)
-            self._one(p, v, getattr(x, name)(ignore_nulls=ignore), merge)
+            self.merges.append(getattr(pl.col(p), name)(ignore_nulls=ignore).alias(p))
+            self.partials.append(getattr(x, name)(ignore_nulls=ignore).alias(p))
+            mine, its = pl.col(p), pl.col(p + OTHER)
+            self.pairs.append((mine | its if kind == "Any" else mine & its).alias(p))
+            self.values.append(pl.col(p).alias(v))
         elif kind in ("First", "Last"):
             self._ends(kind, x, p, v)
         else:
@@ -461,12 +476,16 @@ class _Splitter:
                 raise _NotSplit(f"the {kind.lower()} of {dtype} needs all rows together")
             self._moments(kind, x, dtype, options.get("ddof", 1), p, v)
 
-    def _one(self, p: str, v: str, partial: Any, merge: pl.Expr, wide: str | None = None) -> None:
+    def _one(
+        self, p: str, v: str, partial: Any, merge: str, wide: str | None = None, *,
+        text: bool = False,
+    ) -> None:  # fmt: skip
         import polars as pl
 
         kind = pl.Int64 if wide else None
         self.partials.append((partial.cast(kind) if kind else partial).alias(p))
-        self.merges.append(merge.alias(p))
+        self.merges.append(getattr(pl.col(p), merge)().alias(p))
+        self.pairs.append(_pair(p, merge, text=text))
         value = pl.col(p).cast(getattr(pl, wide)) if wide else pl.col(p)
         self.values.append(value.alias(v))
 
@@ -480,18 +499,19 @@ class _Splitter:
                 self.wide[p] = x
             self.partials.append(x.cast(pl.Int64).sum().alias(p))
             self.merges.append(pl.col(p).sum().alias(p))
+            self.pairs.append(_pair(p, "sum"))
             self.values.append(pl.col(p).cast(pl.Int64).alias(v))
             if p not in self.wide:
                 self.wide[p] = pl.lit(0)
         else:
-            self._one(p, v, x.sum(), pl.col(p).sum(), "UInt32" if dtype == pl.Boolean else None)
+            self._one(p, v, x.sum(), "sum", "UInt32" if dtype == pl.Boolean else None)
 
     def _ends(self, kind: str, x: Any, p: str, v: str) -> None:
         import polars as pl
 
         name = kind.lower()
         if self.ordered:
-            self._one(p, v, getattr(x, name)(), getattr(pl.col(p), name)())
+            self._one(p, v, getattr(x, name)(), name)  # panes that overlap are never in order
             return
         place = f"{p}o"
         first = kind == "First"  # the rows of a batch are in order; batches need not be
@@ -500,6 +520,12 @@ class _Splitter:
         far = pl.col(place).min() if first else pl.col(place).max()
         value = pl.col(p).min_by(place) if first else pl.col(p).max_by(place)
         self.merges += [value.alias(p), far.alias(place)]
+        mine, its = pl.col(place), pl.col(place + OTHER)
+        take = (its < mine if first else its > mine).fill_null(value=False)
+        self.pairs += [
+            pl.when(take).then(pl.col(p + OTHER)).otherwise(pl.col(p)).alias(p),
+            pl.when(take).then(its).otherwise(mine).alias(place),
+        ]
         self.values.append(pl.col(p).alias(v))
 
     def _moments(self, kind: str, x: Any, dtype: Any, ddof: int, p: str, v: str) -> None:
@@ -511,9 +537,11 @@ class _Splitter:
         out = pl.Float32 if dtype == pl.Float32 else pl.Float64
         self.partials += [x.count().cast(pl.Int64).alias(n)]
         self.merges += [pl.col(n).sum().alias(n)]
+        self.pairs += [_pair(n, "sum")]
         if kind == "Mean":
             self.partials.append(wide.sum().alias(m))
             self.merges.append(pl.col(m).sum().alias(m))
+            self.pairs.append(_pair(m, "sum"))
             share = pl.when(pl.col(n) > 0).then(pl.col(m) / pl.col(n))
             self.values.append(share.cast(out).alias(v))
             return
@@ -526,5 +554,28 @@ class _Splitter:
             pl.when(total > 0).then(mean).otherwise(0.0).alias(m),
             pl.when(total > 0).then(spread).otherwise(0.0).alias(s),
         ]
+        both = pl.col(n) + pl.col(n + OTHER)
+        mean = (pl.col(n) * pl.col(m) + pl.col(n + OTHER) * pl.col(m + OTHER)) / both
+        spread = pl.col(s) + pl.col(n) * (pl.col(m) - mean) ** 2
+        spread += pl.col(s + OTHER) + pl.col(n + OTHER) * (pl.col(m + OTHER) - mean) ** 2
+        self.pairs += [
+            pl.when(both > 0).then(mean).otherwise(0.0).alias(m),
+            pl.when(both > 0).then(spread).otherwise(0.0).alias(s),
+        ]
         var = pl.when(pl.col(n) > ddof).then(pl.col(s) / (pl.col(n) - ddof))
         self.values.append((var.sqrt() if kind == "Std" else var).cast(out).alias(v))
+
+
+def _pair(p: str, merge: str, *, text: bool = False) -> pl.Expr:
+    """Return the sum or the extreme of two partial results of one row."""
+    import polars as pl
+
+    mine, its = pl.col(p), pl.col(p + OTHER)
+    if merge in ("first", "last"):
+        return (mine if merge == "last" else its).alias(p)  # the other one lies before
+    if text:  # by their texts, as an aggregation does
+        far = its.cast(pl.String), mine.cast(pl.String)
+        take = far[0] < far[1] if merge == "min" else far[0] > far[1]
+        return pl.when(take | mine.is_null()).then(its).otherwise(mine).alias(p)
+    both: pl.Expr = getattr(pl, f"{merge}_horizontal")(mine, its)
+    return both.alias(p)

@@ -1,40 +1,28 @@
 """Windows that overlap, put together in steps: the same as from all their panes at once."""
 
 import datetime as dt
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 import streamlab as sl
-from streamlab.engines import panes
-from streamlab.engines.overlap import PLACE, put_together, steps
+from streamlab.aggregate import ORDER, aggregation
+from streamlab.engines import overlap
+from streamlab.engines.overlap import PLACE, put_together
+from streamlab.engines.state import reduced
 from streamlab.testing import temp_lab
 
 BASE = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
-MERGES = [pl.col("total").sum(), pl.col("least").min()]
 
 
-@pytest.mark.parametrize(
-    "window",
-    [
-        sl.hopping("30s", every="1s"), sl.hopping("7s", every="7s"), sl.hopping("10s", every="4s"),
-        sl.cumulative("7s", "1s"), sl.cumulative("1m", "1s"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_steps_cover_a_window(window):
-    """Each step goes on from what the one before covered, and the last covers the window."""
-    taken = list(steps(window))
-    assert taken[0][0] == 1
-    assert all(a * f == b for (a, f), (b, _) in pairwise(taken))
-    covered, factor = taken[-1]
-    whole = window.size // window.pane
-    reached = covered * factor
-    assert reached >= whole if window.kind == "cumulative" else reached == whole
+def aggregates(schema, *expressions):
+    return aggregation(expressions, pl.Schema(schema), ordered=False)
+
+
+SUMS = aggregates({"v": pl.Int64}, pl.col("v").sum().alias("total"), pl.col("v").min())
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,10 +46,10 @@ def test_windows_are_those_of_all_their_panes(held, size, kind, span):
             if inside:
                 wanted[key, place] = (sum(inside), min(inside))
     rows = [(k, p, v, v) for (k, p), v in held.items()]
-    frame = pl.DataFrame(rows, schema=["k", PLACE, "total", "least"], orient="row").cast(
-        {"k": pl.String, PLACE: pl.Int64, "total": pl.Int64, "least": pl.Int64}
+    frame = pl.DataFrame(rows, schema=["k", PLACE, *SUMS.parts], orient="row").cast(
+        {"k": pl.String, PLACE: pl.Int64, **dict.fromkeys(SUMS.parts, pl.Int64)}
     )
-    found = put_together(frame, window, ["k"], MERGES, first, last)
+    found = put_together(frame, window, ["k"], SUMS, first, last)
     assert {(k, p): (t, m) for k, p, t, m in found.rows()} == wanted
 
 
@@ -79,12 +67,59 @@ def test_rows_late_for_some_windows_count_in_the_others_only():
         assert by_end == {**dict.fromkeys(range(2, 12), 1), 13: 110, 14: 10}
 
 
-def test_panes_that_are_counted_twice_are_caught(monkeypatch):
-    """The control: were a step to cover one pane too few, sums would tell."""
-    monkeypatch.setattr("streamlab.engines.overlap.steps", lambda _: iter([(1, 2), (1, 3)]))
-    frame = pl.DataFrame({"k": ["a"] * 6, PLACE: range(6), "total": range(6), "least": [1] * 6})
-    found = panes.put_together(frame, sl.hopping("6s", "1s"), ["k"], MERGES, 5, 5)
-    assert found["total"].to_list() != [15]
+def test_a_stretch_that_is_taken_twice_is_caught(monkeypatch):
+    """The control: were a merge to reach one part too far, sums would tell."""
+    frame = pl.DataFrame({"k": ["a"] * 6, PLACE: range(6), "\0p0": range(1, 7), "\0p1": [1] * 6})
+    window = sl.hopping("5s", "1s")
+    found = put_together(frame, window, ["k"], SUMS, 4, 5)
+    assert sorted(found["\0p0"]) == [15, 20]
+    real = overlap.merged
+    far = lambda p, low, high, how: real(p, np.maximum(low - 1, 0), high, how)  # noqa: E731
+    monkeypatch.setattr(overlap, "merged", far)
+    found = put_together(frame, window, ["k"], SUMS, 4, 5)
+    assert sorted(found["\0p0"]) != [15, 20]
+
+
+VALUES = {
+    "i": st.integers(-9, 9), "f": st.floats(-9, 9) | st.just(float("nan")), "b": st.booleans(),
+    "s": st.sampled_from(["b", "a", "", "ä"]),
+}  # fmt: skip
+KINDS = {"i": pl.Int64, "f": pl.Float64, "b": pl.Boolean, "s": pl.Categorical(), ORDER: pl.Int64}
+EACH = [
+    pl.len().alias("n"),
+    *(pl.col(c).count().name.prefix("count_") for c in "ifbs"),
+    *(pl.col(c).sum().name.prefix("sum_") for c in "ib"),
+    *(pl.col(c).min().name.prefix("min_") for c in "ifbs"),
+    *(pl.col(c).max().name.prefix("max_") for c in "ifbs"),
+    *(pl.col(c).first().name.prefix("first_") for c in "ifbs"),
+    *(pl.col(c).last().name.prefix("last_") for c in "ifbs"),
+    *(getattr(pl.col("b"), k)(ignore_nulls=i).alias(f"{k}{i}") for k in ("any", "all") for i in (True, False)),
+    pl.col("i").mean().alias("mean"), pl.col("i").var().alias("var"), pl.col("i").std(ddof=0).alias("std"),
+]  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({k: v | st.none() for k, v in VALUES.items()}), min_size=1, max_size=20
+    ),
+    ends=st.lists(st.tuples(st.integers(0, 19), st.integers(1, 20)), min_size=1, max_size=12),
+    order=st.permutations(range(20)),
+)  # fmt: skip
+def test_stretches_are_merged_as_their_rows_together(rows, ends, order):
+    """Whatever is aggregated, over any stretch: the same as of its rows at once, in their order."""
+    frame = pl.DataFrame(
+        [{**row, ORDER: at} for row, at in zip(rows, order, strict=False)], schema=KINDS
+    )
+    how = aggregates({k: v for k, v in KINDS.items() if k != ORDER}, *EACH)
+    assert how.splits
+    parts = reduced(frame.with_row_index("\0row"), ["\0row"], how).sort("\0row").drop("\0row")
+    high = np.array([min(high, len(rows) - 1) + 1 for high, _ in ends])
+    low = np.array([max(h - length, 0) for h, (_, length) in zip(high, ends, strict=True)])
+    found = how.finished(overlap.merged(parts, low, high, how))
+    for at, (a, b) in enumerate(zip(low, high, strict=True)):
+        wanted = frame[a:b].sort(ORDER).select(how.whole).cast(how.dtypes)
+        assert_frame_equal(found[at], wanted, check_exact=False, abs_tol=1e-9)
 
 
 def test_thousands_of_windows_that_share_a_pane_are_not_told_one_by_one(lab):

@@ -44,8 +44,6 @@ __all__ = ["Runner", "columns_now", "cut", "visible"]
 EPOCH_ROWS = 1 << 20
 """How many rows are taken through the operators at a time, at most."""
 
-ORDERED = ("First", "Last")
-
 
 def visible(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame without the hidden columns."""
@@ -228,8 +226,7 @@ class _Compiler:
         if node.window.kind == "session":
             made = Sessions(node.window, node.by, late, how, columns)
         elif node.window.kind == "sliding":
-            rolling = how.splits and not _by_order(node)
-            made = Sliding(node.window, node.by, late, how, columns, by_rolling=rolling)
+            made = Sliding(node.window, node.by, late, how, columns)
         else:
             made = Panes(node.window, node.by, late, how, columns)
         made.edge = self._edge(node)
@@ -349,13 +346,6 @@ def _name_of(node: p.Node) -> str:
 def _holds(node: p.Node, kind: type) -> bool:
     """Whether there is a step of a kind in a plan."""
     return isinstance(node, kind) or any(_holds(other, kind) for other in p.inputs_of(node))
-
-
-def _by_order(node: p.Node) -> bool:
-    """Whether aggregates depend on the order of rows."""
-    assert isinstance(node, p.Aggregate)
-    trees = [expression.meta.serialize(format="json") for expression in node.columns]
-    return any(f'"{name}"' in text for text in trees for name in ORDERED)
 
 
 def _table_joiner(node: p.TableJoin) -> TableJoiner:

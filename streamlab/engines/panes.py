@@ -228,15 +228,12 @@ class Panes(WindowOperator):
         first, last = ((end - offset) // pane - 1 for end in (first_end, last_end))
         placed = rows.with_columns(((pl.col(PANE) - offset) // pane).alias(PLACE))
         placed = placed.drop(PANE, OPEN)
-        found = put_together(placed, window, self.by, self.how.merges, first, last)
+        found = put_together(placed, window, self.by, self.how, first, last)
         end = (pl.col(PLACE) + 1) * pane + offset
         begun = (
             end - size if window.kind == "hopping" else (end - 1 - offset) // size * size + offset
         )
-        found = found.with_columns(begun.alias(START), end.alias(END)).drop(PLACE)
-        if window.kind == "hopping" and window.every > pane:
-            return found.filter((pl.col(START) - offset) % window.every == 0)
-        return found
+        return found.with_columns(begun.alias(START), end.alias(END)).drop(PLACE)
 
     def prepare(self, empty: pl.DataFrame) -> None:
         """Learn the columns that will come."""

@@ -11,9 +11,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Since, least, watermark
-from streamlab.engines.state import GAP, OPEN, ByTime
+from streamlab.engines.overlap import merged
+from streamlab.engines.state import GAP, OPEN, ByTime, reduced
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,9 +28,8 @@ __all__ = ["Sliding"]
 class Sliding(ByTime):
     """For each row the aggregates over its key's rows in the time up to it."""
 
-    def __init__(self, *arguments: Any, by_rolling: bool = False) -> None:
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.by_rolling = by_rolling
         self.held: pl.DataFrame | None = None
         self.places: list[tuple[int, Since]] = []  # greatest time of a batch, and its place
 
@@ -80,7 +83,7 @@ class Sliding(ByTime):
         chosen = held.filter(ready & ~pl.col("\0done")).sort(TIME, ORDER, "\0row")
         if not chosen.height:
             return self._nothing()
-        found = self._rolled(held) if self.by_rolling else self._paired(chosen, held)
+        found = (self._stretched if self.incremental else self._paired)(chosen, held)
         values = chosen.join(found, on="\0row", how="left", maintain_order="left")
         return self._told(self.how.cast(values.select(*self.template.columns, *self.how.names)))
 
@@ -92,14 +95,21 @@ class Sliding(ByTime):
         group = number.over(self.by) if self.by else number
         return held.with_row_index("\0row").with_columns(group.alias("\0g"))
 
-    def _rolled(self, held: pl.DataFrame) -> pl.DataFrame:
-        """Aggregate by Polars' rolling windows; rows of a key at the same time get the same."""
-        rolling = held.sort("\0g", TIME).rolling(
-            TIME, period=f"{self.window.size}i", closed="right", group_by="\0g"
-        )
-        found = rolling.agg(self.how.whole).unique(["\0g", TIME], keep="any")
-        placed = held.select("\0row", "\0g", TIME).join(found, on=["\0g", TIME], how="left")
-        return placed.select("\0row", *self.how.names)
+    def _stretched(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
+        """Aggregate stretches of rows in the order of time; those of a key at the same time get the same."""
+        rows = held.sort("\0g", TIME)
+        parts = reduced(rows.with_row_index("\0at"), ["\0at"], self.how).sort("\0at")
+        # Times of a key on a line, on which the next key begins a window later.
+        times = rows[TIME].to_numpy()
+        gaps = np.minimum(np.diff(times, prepend=times[:1]), self.window.size)
+        gaps[1:][rows["\0g"].to_numpy()[1:] != rows["\0g"].to_numpy()[:-1]] = self.window.size
+        line = np.cumsum(gaps)
+        places = np.argsort(rows["\0row"].to_numpy())[chosen["\0row"].to_numpy()]
+        low = np.searchsorted(line, line[places] - self.window.size, side="right")
+        high = np.searchsorted(line, line[places], side="right")
+        how: Aggregation = self.how
+        found = how.finished(merged(parts.select(how.parts), low, high, how))
+        return found.with_columns(chosen["\0row"])
 
     def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""
