@@ -49,6 +49,7 @@ _BOOLEAN = {
 }  # fmt: skip
 _NOT_ROWWISE = {"ConcatVertical"}  # the one of its family that joins rows
 _FIXED_SECOND = {"IsIn", "Replace", "ReplaceStrict"}  # a column there would be looked at as a whole
+_CALLS = ("AnonymousFunction", "AnonymousAgg", "callback")
 _WHOLE = {
     "Len", "Agg", "Any", "All", "Quantile", "NullCount", "Product", "Skew", "Kurtosis", "ArgMin",
     "ArgMax", "Unique", "ValueCounts", "Implode",
@@ -60,9 +61,11 @@ def tree(expression: pl.Expr) -> Node | None:
     import polars as pl
 
     try:
-        return json.loads(expression.meta.serialize(format="json"))
+        text = expression.meta.serialize(format="json")
     except (pl.exceptions.ComputeError, ModuleNotFoundError):
         return None
+    # With cloudpickle, or a name that pickle can look up, Polars writes the function down.
+    return None if any(f'"{key}":' in text for key in _CALLS) else json.loads(text)
 
 
 def load(node: Node) -> pl.Expr:

@@ -24,6 +24,8 @@ from streamlab.engines.changes import Changes, Finals
 from streamlab.engines.local import Runner, visible
 from streamlab.engines.run import begin_at
 from streamlab.errors import QueryError, StreamExists, StreamNotFound
+from streamlab.fingerprint import digest as digest_of
+from streamlab.fingerprint import digest_of_expression
 from streamlab.job import Job, Spec
 from streamlab.log import disk
 from streamlab.log.format import checksum, dump_json, load_json
@@ -41,16 +43,14 @@ from streamlab.sinks import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from streamlab.lab import Lab
 
 __all__ = ["OPEN", "Jobs"]
 
 OPEN = ":open:"
 """What stands for a database that is not a path."""
-
-
-PLAIN = (type(None), bool, int, float, str, bytes, dt.date, dt.timedelta)
-"""Values whose repr is the same in every process, and tells them apart."""
 
 
 class Jobs(Mapping[str, Job], Shown):
@@ -392,37 +392,21 @@ def _contents(node: p.Node) -> Iterator[str]:
     for other in p.inputs_of(node):
         yield from _contents(other)
     if isinstance(node, p.Filter):
-        yield from (str(tree(e)) for e in node.conditions)
+        yield from map(_told_whole, node.conditions)
     elif isinstance(node, p.Project | p.Aggregate):
-        yield from (str(tree(e)) for e in node.columns)
+        yield from map(_told_whole, node.columns)
     elif isinstance(node, p.MapBatches):
-        yield _function_text(node.function)
+        yield digest_of(node.function)
     elif isinstance(node, p.FrameJoin):
         yield str(node.frame.hash_rows(seed=0).sum())
+    elif isinstance(node, p.Top):
+        yield _told_whole(node.order)
 
 
-def _function_text(function: Any) -> str:
-    """Return a function as text: its code, and the plain values that it has from around it."""
-    code = getattr(function, "__code__", None)
-    if code is None:  # a callable object: its kind is all that can be told
-        return type(function).__qualname__
-    held = [cell.cell_contents for cell in function.__closure__ or ()]
-    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    values = [
-        _function_text(v)
-        if callable(v)
-        else repr(v)
-        if isinstance(v, PLAIN)
-        else type(v).__qualname__
-        for v in held
-    ]
-    return f"{_code_text(code)} {values}"
-
-
-def _code_text(code: Any) -> str:
-    """Return a function's code as text that is the same in every process."""
-    inner = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {inner}"
+def _told_whole(expression: pl.Expr) -> str:
+    """Return all that an expression is made of, which its own text leaves out."""
+    parts = tree(expression)
+    return digest_of_expression(expression) if parts is None else str(parts)
 
 
 def _lines(plan: p.Node, emit: str) -> list[str]:

@@ -58,7 +58,7 @@ LAYERS = [
     ["follow", "ingest", "writer", "prune", "scan"],
     ["catalog", "log"],
     ["partition", "conform", "schema", "settings"],
-    ["window", "aggregate", "shown"],
+    ["window", "aggregate", "shown", "fingerprint"],
     ["progress", "clock", "duration", "errors", "palette"],
 ]
 INSIDE_LOG = [
