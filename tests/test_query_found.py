@@ -1,8 +1,10 @@
 """Counter-examples to queries and jobs that were found once, each a test of its own."""
 
 import datetime as dt
+import math
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
@@ -374,3 +376,29 @@ def test_late_pairs_are_no_late_rows(lab):
     job = query.run(follow=False).wait(10, caught_up=False)
     assert query.late().height > 0
     assert (job.progress.rows_in, job.progress.rows_late) == (8, 0)
+
+
+# -- sums ----------------------------------------------------------------------------------------
+
+
+def test_small_values_outlive_large_ones_in_overlapping_windows(lab):
+    """A sum that is kept rolling takes large values away again, and small ones with them."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal(5000) * 10.0 ** rng.uniform(0, 16, 5000)
+    ts = [BASE + dt.timedelta(seconds=n) for n in range(len(values))]
+    stream = lab.create("magnitudes", pl.DataFrame({"ts": ts, "v": values}), time="ts")
+    wanted = [math.fsum(values[max(n - 2, 0) : n + 1]) for n in range(len(values))]
+    size = [np.abs(values[max(n - 2, 0) : n + 1]).sum() for n in range(len(values))]
+    for window in (sl.sliding("3s"), sl.hopping("3s", every="1s")):
+        query = stream.window(window).agg(total=pl.col("v").sum())
+        found = query.collect()["total"].to_numpy()[: len(values)]
+        assert (np.abs(found - wanted) <= 1e-14 * np.array(size)).all()
+
+
+def test_a_long_sliding_window_of_many_keys(lab):
+    """Nothing is laid end to end that does not fit: a window of 900 years, and 2,000 keys."""
+    keys = [n % 2000 for n in range(4000)]
+    ts = [BASE + dt.timedelta(seconds=n) for n in range(4000)]
+    stream = lab.create("many", pl.DataFrame({"ts": ts, "k": keys, "v": [1] * 4000}), time="ts")
+    found = stream.window(sl.sliding("330000d"), by="k").agg(n=pl.col("v").sum()).collect()
+    assert found["n"].to_list() == [1] * 2000 + [2] * 2000

@@ -22,7 +22,7 @@ from streamlab.window import Window
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["PLACE", "merged", "put_together"]
+__all__ = ["PLACE", "Places", "merged", "put_together"]
 
 PLACE = "\0place"
 """The number of the last pane that a row covers, on the grid of the window's panes."""

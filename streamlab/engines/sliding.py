@@ -11,12 +11,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Since, least, watermark
-from streamlab.engines.overlap import merged
+from streamlab.engines.overlap import Places, merged
 from streamlab.engines.state import GAP, OPEN, ByTime, reduced
 
 if TYPE_CHECKING:
@@ -96,20 +94,27 @@ class Sliding(ByTime):
         return held.with_row_index("\0row").with_columns(group.alias("\0g"))
 
     def _stretched(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
-        """Aggregate stretches of rows in the order of time; those of a key at the same time get the same."""
+        """Aggregate stretches of rows in the order of time; those at the same time get the same."""
         rows = held.sort("\0g", TIME)
         parts = reduced(rows.with_row_index("\0at"), ["\0at"], self.how).sort("\0at")
-        # Times of a key on a line, on which the next key begins a window later.
-        times = rows[TIME].to_numpy()
-        gaps = np.minimum(np.diff(times, prepend=times[:1]), self.window.size)
-        gaps[1:][rows["\0g"].to_numpy()[1:] != rows["\0g"].to_numpy()[:-1]] = self.window.size
-        line = np.cumsum(gaps)
-        places = np.argsort(rows["\0row"].to_numpy())[chosen["\0row"].to_numpy()]
-        low = np.searchsorted(line, line[places] - self.window.size, side="right")
-        high = np.searchsorted(line, line[places], side="right")
+        low = self._rows_up_to(chosen, rows, before=self.window.size)
+        high = self._rows_up_to(chosen, rows, before=0)
         how: Aggregation = self.how
         found = how.finished(merged(parts.select(how.parts), low, high, how))
         return found.with_columns(chosen["\0row"])
+
+    @staticmethod
+    def _rows_up_to(chosen: pl.DataFrame, rows: pl.DataFrame, before: int) -> Places:
+        """Count the rows that lie, by key and time, up to so long before each chosen one."""
+        import polars as pl
+
+        time = pl.when(pl.col(TIME) >= NEVER + before).then(pl.col(TIME) - before).otherwise(NEVER)
+        asked = chosen.select("\0g", time.alias(TIME), pl.int_range(pl.len()).alias("\0n"))
+        both = pl.concat([rows.select("\0g", TIME), asked], how="diagonal")
+        both = both.sort("\0g", TIME, "\0n")  # nulls come first: rows at the same time count
+        count = pl.col("\0n").is_null().cum_sum().cast(pl.Int64)
+        counted = both.select("\0n", count.alias("\0c")).filter(pl.col("\0n").is_not_null())
+        return counted.sort("\0n")["\0c"].to_numpy()
 
     def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""
