@@ -5,8 +5,8 @@ also inside Polars expressions. A pickle does not tell: it differs between proce
 name. So a function is its bytecode, constants, defaults, and the values it uses from around it.
 
 Invariants: names of files and numbers of lines do not count, nor the order of sets; what a library
-made counts by its name, so that an upgrade of the library changes nothing; nothing of a user's is
-called. Bytecode is that of one version of Python: another may give another digest.
+made counts by its name, so that an upgrade of the library changes nothing; no function is called
+to be told. Bytecode is that of one version of Python: another may give another digest.
 """
 
 from __future__ import annotations
@@ -257,6 +257,8 @@ def _slots(kind: type) -> list[str]:
 def _of_library(module: str | None) -> bool:
     """Whether a module is Python's, installed, or ours: no user edits it between two runs."""
     root = (module or "").partition(".")[0]
+    if root == "__main__":  # the cells of a notebook, whatever program began it
+        return False
     if root in sys.stdlib_module_names or root == "streamlab":
         return True
     file = getattr(sys.modules.get(module or ""), "__file__", None) or ""

@@ -6,13 +6,14 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 import streamlab as sl
-from streamlab.fingerprint import digest, digest_of_expression
+from streamlab.fingerprint import _of_library, digest, digest_of_expression
 from streamlab.testing import temp_lab
 
 pytestmark = pytest.mark.filterwarnings("ignore::polars.exceptions.PolarsInefficientMapWarning")
@@ -115,6 +116,15 @@ def test_what_a_function_does_counts(edit):
         assert (one != other) == (place // len(MADE) in reached), place
 
 
+def test_a_cell_is_no_library_whatever_began_the_process(monkeypatch):
+    """Begun as ``python -m package``, the main module has a file of an installed package."""
+    main = types.ModuleType("__main__")
+    main.__file__ = pl.__file__
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    _of_library.cache_clear()
+    assert digests()[9] != digests(CELL.replace("s.sum() + 1", "s.sum() + 2"))[9]
+
+
 def closing(value, also=1, *, more=0):
     def inner(x, also=also, *, more=more):
         return x + value + also + more
@@ -158,10 +168,6 @@ def test_what_a_function_sets_itself_is_no_value_it_was_given():
 def test_other_threads_pickle_as_ever_meanwhile():
     """The stand-in for pickle is for the thread that asks, and gone afterwards."""
     found = []
-
-    class Slow:
-        def __reduce__(self):
-            return (Slow, ())
 
     def other():
         import pickle as seen
