@@ -514,7 +514,7 @@ class _Splitter:
 
         name = kind.lower()
         if self.ordered:
-            self._one(p, v, getattr(x, name)(), name)  # panes that overlap are never in order
+            self._one(p, v, getattr(x, name)(), name)
             return
         place = f"{p}o"
         first = kind == "First"  # the rows of a batch are in order; batches need not be
@@ -570,13 +570,16 @@ class _Splitter:
 
 
 def _pair(p: str, merge: str, *, text: bool = False) -> pl.Expr:
-    """Return the sum or the extreme of two partial results of one row."""
+    """Return what a merge makes of two partial results, the other of which lies before.
+
+    ``text`` says that they are compared as texts, as an aggregation of categories does.
+    """
     import polars as pl
 
     mine, its = pl.col(p), pl.col(p + OTHER)
     if merge in ("first", "last"):
-        return (mine if merge == "last" else its).alias(p)  # the other one lies before
-    if text:  # by their texts, as an aggregation does
+        return (mine if merge == "last" else its).alias(p)
+    if text:
         far = its.cast(pl.String), mine.cast(pl.String)
         take = far[0] < far[1] if merge == "min" else far[0] > far[1]
         return pl.when(take | mine.is_null()).then(its).otherwise(mine).alias(p)

@@ -82,17 +82,24 @@ def test_a_stretch_that_is_taken_twice_is_caught(monkeypatch):
 
 VALUES = {
     "i": st.integers(-9, 9), "f": st.floats(-9, 9) | st.just(float("nan")), "b": st.booleans(),
-    "s": st.sampled_from(["b", "a", "", "ä"]),
+    "s": st.sampled_from(["b", "a", "", "ä"]), "t": st.sampled_from(["b", "a", "", "ä"]),
+    "e": st.sampled_from(["b", "a"]), "g": st.floats(-9, 9, width=16),
+    "d": st.decimals(-9, 9, places=2), "l": st.timedeltas(dt.timedelta(-9), dt.timedelta(9)),
+    "u": st.datetimes(dt.datetime(2020, 1, 1), dt.datetime(2030, 1, 1)),
 }  # fmt: skip
-KINDS = {"i": pl.Int64, "f": pl.Float64, "b": pl.Boolean, "s": pl.Categorical(), ORDER: pl.Int64}
+KINDS = {
+    "i": pl.Int64, "f": pl.Float64, "b": pl.Boolean, "s": pl.Categorical(), "t": pl.String(),
+    "e": pl.Enum(["b", "a"]), "g": pl.Float32, "d": pl.Decimal(10, 2), "l": pl.Duration("us"),
+    "u": pl.Datetime("us"), ORDER: pl.Int64,
+}  # fmt: skip
 EACH = [
     pl.len().alias("n"),
-    *(pl.col(c).count().name.prefix("count_") for c in "ifbs"),
-    *(pl.col(c).sum().name.prefix("sum_") for c in "ib"),
-    *(pl.col(c).min().name.prefix("min_") for c in "ifbs"),
-    *(pl.col(c).max().name.prefix("max_") for c in "ifbs"),
-    *(pl.col(c).first().name.prefix("first_") for c in "ifbs"),
-    *(pl.col(c).last().name.prefix("last_") for c in "ifbs"),
+    *(pl.col(c).count().name.prefix("count_") for c in VALUES),
+    *(pl.col(c).sum().name.prefix("sum_") for c in "ibdgl"),
+    *(pl.col(c).min().name.prefix("min_") for c in VALUES),
+    *(pl.col(c).max().name.prefix("max_") for c in VALUES),
+    *(pl.col(c).first().name.prefix("first_") for c in VALUES),
+    *(pl.col(c).last().name.prefix("last_") for c in VALUES),
     *(getattr(pl.col("b"), k)(ignore_nulls=i).alias(f"{k}{i}") for k in ("any", "all") for i in (True, False)),
     pl.col("i").mean().alias("mean"), pl.col("i").var().alias("var"), pl.col("i").std(ddof=0).alias("std"),
 ]  # fmt: skip

@@ -1,11 +1,12 @@
 """Windows that overlap, put together from parts in steps.
 
 A window of thirty panes is not merged from thirty parts. Parts are laid in a row, those of a key together
-and by time, so that each window is a stretch of them: first every part is merged with the one before it,
-then every two with the two before, four with four, and each window takes the stretches that its length
-is made of, sixteen, eight, four and two. So a window costs as many merges as the binary digits of its
-length, for all windows at once. Nothing is ever taken away from a sum, so this holds for whatever can be
-merged: a sum that is kept rolling, by adding and taking away, loses small numbers to large ones.
+and by time, so that each window is a stretch of them. Every part is merged with the one before it, then
+every two with the two before, four with four, and each window, which begins as its last part, takes the
+stretches that make up its length: of thirty one more, four, eight, and sixteen. So a window costs at most
+twice as many merges as its length has binary digits, all windows at once. Nothing is ever taken away from
+a sum, so this holds for whatever can be merged: a sum that is kept rolling, by adding and taking away,
+loses small numbers to large ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from streamlab.window import Window
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["PLACE", "Places", "merged", "put_together"]
+__all__ = ["PLACE", "merged", "put_together"]
 
 PLACE = "\0place"
 """The number of the last pane that a row covers, on the grid of the window's panes."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Since, least, watermark
-from streamlab.engines.overlap import Places, merged
+from streamlab.engines.overlap import merged
 from streamlab.engines.state import GAP, OPEN, ByTime, reduced
 
 if TYPE_CHECKING:
@@ -95,26 +95,30 @@ class Sliding(ByTime):
 
     def _stretched(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate stretches of rows in the order of time; those at the same time get the same."""
-        rows = held.sort("\0g", TIME)
-        parts = reduced(rows.with_row_index("\0at"), ["\0at"], self.how).sort("\0at")
-        low = self._rows_up_to(chosen, rows, before=self.window.size)
-        high = self._rows_up_to(chosen, rows, before=0)
-        how: Aggregation = self.how
-        found = how.finished(merged(parts.select(how.parts), low, high, how))
-        return found.with_columns(chosen["\0row"])
-
-    @staticmethod
-    def _rows_up_to(chosen: pl.DataFrame, rows: pl.DataFrame, before: int) -> Places:
-        """Count the rows that lie, by key and time, up to so long before each chosen one."""
         import polars as pl
 
-        time = pl.when(pl.col(TIME) >= NEVER + before).then(pl.col(TIME) - before).otherwise(NEVER)
-        asked = chosen.select("\0g", time.alias(TIME), pl.int_range(pl.len()).alias("\0n"))
-        both = pl.concat([rows.select("\0g", TIME), asked], how="diagonal")
-        both = both.sort("\0g", TIME, "\0n")  # nulls come first: rows at the same time count
-        count = pl.col("\0n").is_null().cum_sum().cast(pl.Int64)
-        counted = both.select("\0n", count.alias("\0c")).filter(pl.col("\0n").is_not_null())
-        return counted.sort("\0n")["\0c"].to_numpy()
+        rows = held.sort("\0g", TIME).with_row_index("\0at")
+        parts = reduced(rows, ["\0at"], self.how).sort("\0at")
+        last = pl.col("\0at").cast(pl.Int64)
+        lines = rows.select("\0g", TIME, last.alias("\0n"), last.min().over("\0g").alias("\0low"))
+        high = self._latest(chosen.select("\0g", TIME), lines)
+        before = pl.when(pl.col(TIME) >= NEVER + self.window.size).then(
+            pl.col(TIME) - self.window.size
+        )
+        gone = self._latest(chosen.select("\0g", before.otherwise(NEVER).alias(TIME)), lines)["\0n"]
+        low = (gone + 1).fill_null(
+            high["\0low"]
+        )  # no row of the key is that old: from its first on
+        how: Aggregation = self.how
+        stretches = merged(
+            parts.select(how.parts), low.to_numpy(), (high["\0n"] + 1).to_numpy(), how
+        )
+        return how.finished(stretches).with_columns(chosen["\0row"])
+
+    @staticmethod
+    def _latest(asked: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
+        """Find for each key and time the last row up to it."""
+        return asked.join_asof(lines, on=TIME, by="\0g", check_sortedness=False)
 
     def _paired(self, chosen: pl.DataFrame, held: pl.DataFrame) -> pl.DataFrame:
         """Aggregate the rows in reach of each row, in the order of offsets."""

@@ -305,20 +305,19 @@ class Sessions(ByTime):
     def _absorb(self, batch: Batch) -> None:
         import polars as pl
 
-        rows: pl.DataFrame | pl.LazyFrame = batch.rows
-        if not (batch.lazy and self.incremental and self.ordered(batch)):
-            rows = self.on_time(batch)
-            if not rows.height:
-                return
+        if not batch.lazy and not batch.frame.height:
+            return
+        unjudged = self.incremental and self.ordered(batch)
+        rows = (batch.rows if unjudged else self.on_time(batch)).lazy()
         # Rows of a key that lie in one stretch as long as the gap are of one session.
         stretch = pl.col(TIME) // self.window.size
-        placed = rows.lazy().with_columns(stretch.alias(SESSION))
+        placed = rows.with_columns(stretch.alias(SESSION))
         bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
         keys = [*self.by, SESSION]
         if self.incremental:
             found = reduced(placed, keys, self.how, bounds)
         else:
-            self.rows.add(rows.lazy().select(*self.columns, ORDER, TIME).collect())
+            self.rows.add(rows.select(*self.columns, ORDER, TIME).collect())
             found = placed.group_by(keys).agg(bounds).collect()
         if not found.height:
             return
@@ -334,8 +333,14 @@ class Sessions(ByTime):
 
         parts = parts.sort(*self.by, FIRST)
         far = (pl.col(FIRST) - pl.col(LAST).shift() >= self.window.size).fill_null(value=True)
-        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
-        return self._united(parts.with_columns(pl.any_horizontal(far, *changed).alias("\0begins")))
+        begins = pl.any_horizontal(far, *self._changed()).alias("\0begins")
+        return self._united(parts.with_columns(begins))
+
+    def _changed(self) -> list[pl.Expr]:
+        """Return of each key whether it is another one than in the row before."""
+        import polars as pl
+
+        return [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
 
     def _united(self, parts: pl.DataFrame) -> pl.DataFrame:
         """Make one of each part that begins a session and those that follow it."""
@@ -380,8 +385,7 @@ class Sessions(ByTime):
         """
         import polars as pl
 
-        changed = [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
-        group = pl.any_horizontal(*changed, pl.int_range(pl.len()) == 0).cum_sum()
+        group = pl.any_horizontal(*self._changed(), pl.int_range(pl.len()) == 0).cum_sum()
         both = both.with_columns(group.alias("\0g"))
         reaches = []
         for number in (0, 1):
