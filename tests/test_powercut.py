@@ -10,14 +10,28 @@ import contextlib
 import itertools
 import logging
 import os
+import random
 import threading
 
 import polars as pl
 import pytest
-from faults import BEGINNING, CHANGES, SCALE, after, micros, play, rows_of, seeded, workload
+from faults import (
+    BEGINNING,
+    CHANGES,
+    SCALE,
+    SCHEMA,
+    WIDER,
+    after,
+    frame,
+    micros,
+    play,
+    rows_of,
+    seeded,
+    workload,
+)
 
 import streamlab as sl
-from streamlab.log import disk, head, maintain, reader, recovery, segment, writer
+from streamlab.log import background, disk, head, maintain, reader, recovery, segment, writer
 from streamlab.log import format as formats
 
 SECTOR = 512
@@ -431,6 +445,94 @@ def test_control_a_faulty_product_is_found_out(tmp_path, monkeypatch, fault):
     total, wrong = cuts(tmp_path / "lab", ops, monkeypatch, rng, 100)
     print(f"control {fault.__name__}: {len(wrong)} of {total} states broken")
     assert wrong
+
+
+# -- between the replacing of a manifest and the sync of its folder -------------------------------
+
+
+class Lost(random.Random):
+    """The worst cut: nothing is left but what was synced."""
+
+    def random(self):
+        return 0.7  # neither names nor sectors: see File and Folder
+
+    def randrange(self, *bounds):
+        return 0
+
+
+@contextlib.contextmanager
+def on_a_disk(root, monkeypatch):
+    """Record what is done to the disk; nothing is done in the background."""
+    root.mkdir()
+    disk_ = Disk(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", lambda fd: None)
+        patch.setattr(disk, "sync_dir", lambda path: None)
+        patch.setattr(background.CHORES, "call", lambda method, delay=0.0: None)
+        for name in CHANGES:
+            patch.setattr(disk, name, disk_.record(name, getattr(disk, name)))
+        yield disk_
+
+
+def end_after_cut(disk_, count, target, monkeypatch):
+    """Return where the stream ends if only what was synced by the first ops is left."""
+    for op in disk_.ops[:count]:
+        disk_.redo(op)
+    disk_.cut(target, Lost())
+    in_boot(monkeypatch, 4711)
+    reader._VERIFIED.clear()
+    with sl.open(target / "lab") as lab:
+        return lab["a"].end_offset
+
+
+def two_files(lab, policy):
+    """A stream of 20 rows in a closed file and one in the next."""
+    stream = lab.create("a", SCHEMA, time="ts", key="k", settings=sl.Settings(sync=policy))
+    stream.append(frame(0, 20, wide=False))
+    stream.evolve(WIDER)
+    return stream, lambda: stream.append(frame(20, 1, wide=True))
+
+
+def test_a_flush_while_a_seal_is_being_listed_promises_what_survives(tmp_path, monkeypatch):
+    """The list that says so is there to be read before it is there to stay."""
+    promised_at = {}
+    with on_a_disk(tmp_path / "0", monkeypatch) as disk_:
+        with sl.open(tmp_path / "0" / "lab") as lab, monkeypatch.context() as patch:
+            stream, append = two_files(lab, "os")
+            append()
+            real = disk.rename
+
+            def rename(source, target):
+                real(source, target)
+                stream.flush()
+                promised_at[stream.durable_offset] = len(disk_.ops)
+
+            patch.setattr(disk, "rename", rename)
+            stream._scan.fix(pin=False).log.maintenance.seal()
+    assert end_after_cut(disk_, promised_at[21], tmp_path / "cut", monkeypatch) == 21
+
+
+def test_a_writer_makes_sure_of_the_manifest_that_a_dead_one_left(tmp_path, monkeypatch):
+    """It was replaced, and the folder never synced."""
+    with on_a_disk(tmp_path / "0", monkeypatch) as disk_:
+        with sl.open(tmp_path / "0" / "lab") as lab, monkeypatch.context() as patch:
+            _, append = two_files(lab, "always")
+            real = disk.rename
+
+            def gone(path):
+                raise OSError("the process is gone")
+
+            def rename(source, target):
+                real(source, target)
+                patch.setattr(disk, "sync_dir", gone)
+
+            patch.setattr(disk, "rename", rename)
+            with pytest.raises(OSError, match="gone"):
+                append()
+        with sl.open(tmp_path / "0" / "lab") as lab:
+            lab["a"].append(frame(20, 1, wide=True))
+            count = len(disk_.ops)
+    assert end_after_cut(disk_, count, tmp_path / "cut", monkeypatch) == 21
 
 
 def test_a_footer_that_a_power_cut_took_is_written_again(tmp_path, monkeypatch):

@@ -95,6 +95,8 @@ class Maintenance:
             sealed = self._in_place(file, target, sync=synced)
         else:
             sealed = self._coalesce(file, target)
+            if not segment.synced:  # a power cut may bring back the manifest that lists this one
+                disk.sync_file(file.path)
         data = disk.map_file(target)
         entry = segment._replace(
             file=target.name, id=sealed, state=SEALED, bytes=len(data), checksum=checksum(data),

@@ -208,6 +208,7 @@ class LogWriter:
 
     def _apply(self, found: Survey) -> None:
         """Do what recovery found, then publish the end it found."""
+        disk.sync_dir(self.folder)  # a dead writer may have left a manifest that a power cut undoes
         self.durable = found.durable
         repair = Repair(self.folder, self.manifest_lock)
         path = repair.mend(found)
