@@ -6,7 +6,6 @@ what is kept of a side is what a row of the other side can still need.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from streamlab.engines.batch import (
     least,
     watermark,
 )
+from streamlab.engines.held import Held, span
 from streamlab.engines.state import marks_of
 
 if TYPE_CHECKING:
@@ -64,46 +64,22 @@ def joined(
 
 
 class _Side:
-    """What is held of one side of a join."""
+    """What is held of one side of a join, and where its watermark is."""
 
-    def __init__(self, name: str, delay: int) -> None:
+    def __init__(self, name: str, delay: int, time: str = TIME) -> None:
         self.name = name
         self.delay = delay
         self.mark = NEVER
-        self.frame: pl.DataFrame | None = None
-        self.places: list[tuple[int, Since]] = []  # first order of a batch, and its place
-
-    def add(self, frame: pl.DataFrame, since: Since) -> None:
-        import polars as pl
-
-        if frame.height:
-            self.frame = frame if self.frame is None else pl.concat([self.frame, frame])
-            self.places.append((int(frame[ORDER].min()), since))  # type: ignore[arg-type]
-
-    def keep(self, frame: pl.DataFrame) -> None:
-        """Hold these rows only."""
-        self.frame = frame
-        first = frame[ORDER].min()
-        if first is None:
-            self.places = []
-            return
-        while len(self.places) > 1 and self.places[1][0] <= first:  # type: ignore[operator]
-            del self.places[0]
-
-    def since(self) -> Since | None:
-        return least(*(place for _, place in self.places))
-
-    def copy(self) -> _Side:
-        other = copy.copy(self)
-        other.places = list(self.places)
-        return other
+        self.held = Held(time)
 
 
 class _Joiner(Operator):
     """What the joins of two streams share."""
 
-    def __init__(self, delays: tuple[int, int], names: tuple[str, str]) -> None:
-        self.sides = (_Side(names[0], delays[0]), _Side(names[1], delays[1]))
+    def __init__(
+        self, delays: tuple[int, int], names: tuple[str, str], right_time: str = TIME
+    ) -> None:
+        self.sides = (_Side(names[0], delays[0]), _Side(names[1], delays[1], right_time))
 
     def _drop_late(self, frame: pl.DataFrame, side: _Side) -> pl.DataFrame:
         """Return the rows whose time is not below their own side's watermark."""
@@ -132,7 +108,7 @@ class _Joiner(Operator):
 
     def since(self) -> Since | None:
         """Return the earliest offsets that the held rows rest on."""
-        return least(*(side.since() for side in self.sides))
+        return least(*(side.held.since() for side in self.sides))
 
     def _out(self, frame: pl.DataFrame, batch: Batch) -> Batch:
         since = least(batch.since, self.since())
@@ -166,12 +142,13 @@ class AsofJoiner(_Joiner):
         self.tolerance = tolerance
         self.columns = columns  # of the right side: name there, name in the result
         self.history = history  # all rows of the right side so far
-        self.pruned = NEVER  # right rows before it are gone, but for the latest of each key
+        self.pruned = NEVER  # of the right rows up to it, the latest of each key are kept
+        self.latest: pl.DataFrame | None = None
 
     def prepare(self, left: pl.DataFrame, right: pl.DataFrame) -> None:
         """Learn the columns that will come."""
-        self.empty = self._matched(left, self._right(right))
         self.right_empty = self._right(right)
+        self.empty = self._matched(left, self.right_empty)
 
     def _right(self, frame: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
@@ -187,79 +164,84 @@ class AsofJoiner(_Joiner):
         frame = batch.frame
         if port:
             frame = self._right(self._drop_late(frame, side))
-        side.add(frame, batch.since)
+        side.held.add(frame, batch.since)
         side.mark = watermark(batch.stream_time, side.delay)
         left, right = self.sides
-        if left.frame is None or not left.frame.height:
-            self._prune()
-            return self._out(self.empty, batch)
-        done = pl.col(TIME) < right.mark
-        if right.mark == FOREVER:
-            done = pl.lit(value=True)
-        ready = left.frame.filter(done)
-        result = self._matched(ready, self._reaching(ready))
-        out = self._out(result, batch)
-        left.keep(left.frame.filter(~done))
+        out = self._out(self.empty, batch)  # what it rests on was there before it is let go
+        ready = left.held.take(right.mark)
+        if ready:
+            out = out.of(self._decided(pl.concat(ready)))
         self._prune()
         return out
 
-    def _reaching(self, ready: pl.DataFrame) -> pl.DataFrame:
-        """Return the right rows that these left rows may need, read again if some are gone."""
-        held = self.sides[1].frame
-        if ready.height and ready[TIME].min() < self.pruned:  # type: ignore[operator]
-            return self._right(self.history())
-        return self.right_empty if held is None else held
+    def _decided(self, ready: pl.DataFrame) -> pl.DataFrame:
+        """Return left rows with the right rows that they get, read again if some are gone."""
+        first, last = span(ready[TIME])
+        if first < self.pruned:
+            return self._matched(ready, self._right(self.history()))
+        return self._matched(ready, self._known(last + 1))
+
+    def _known(self, below: int = FOREVER) -> pl.DataFrame:
+        """Return the right rows that are held, up to a time."""
+        import polars as pl
+
+        latest = self.right_empty if self.latest is None else self.latest
+        return pl.concat([latest, *self.sides[1].held.between(NEVER, below)])
 
     def _matched(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
 
-        places = left.with_columns(pl.int_range(pl.len()).alias("\0n")).sort(
-            TIME, maintain_order=True
-        )
-        right = right.sort(TIME, ORDER).drop(ORDER)
-        joined = places.join_asof(
-            right, on=TIME, by=self.by or None, tolerance=self.tolerance, check_sortedness=False
-        )
-        return joined.sort("\0n").drop("\0n")
+        later, same = pl.col(TIME).diff() > 0, pl.col(TIME).diff() == 0
+        if not right.select((later | (same & (pl.col(ORDER).diff() >= 0))).all()).item():
+            right = right.sort(TIME, ORDER)
+        ordered = left[TIME].is_sorted()
+        if not ordered:
+            left = left.with_columns(pl.int_range(pl.len()).alias("\0n"))
+            left = left.sort(TIME, maintain_order=True)
+        both = left.join_asof(
+            right.drop(ORDER), on=TIME, by=self.by or None, tolerance=self.tolerance,
+            check_sortedness=False,
+        )  # fmt: skip
+        return both if ordered else both.sort("\0n").drop("\0n")
 
     def _prune(self) -> None:
         """Let go of right rows that only a left row from before the watermarks could need."""
-        import polars as pl
-
         left, right = self.sides
-        if right.frame is None or right.frame.height < KEPT_ROWS:
+        if right.held.height < KEPT_ROWS:
             return
-        edge = min(left.mark, right.mark)
-        if left.frame is not None and left.frame.height:
-            edge = min(edge, int(left.frame[TIME].min()))  # type: ignore[arg-type]
-        if edge in (NEVER, FOREVER) or edge <= self.pruned:
-            return
-        old = right.frame.filter(pl.col(TIME) <= edge).sort(TIME, ORDER)
+        edge = min(left.mark, right.mark, left.held.least_time)
+        low, high = right.held.least_time, right.held.greatest_time
+        if edge in (NEVER, FOREVER) or edge < low + (high - low) // 2:
+            return  # each row is looked at again only when about half of them can go
+        old = self._known(edge + 1).sort(TIME, ORDER)
         last = old.group_by(self.by, maintain_order=True).last() if self.by else old.tail(1)
-        kept = pl.concat(
-            [last.select(right.frame.columns), right.frame.filter(pl.col(TIME) > edge)]
-        )
-        right.keep(kept.sort(ORDER))
+        self.latest = last.select(old.columns).sort(TIME, ORDER)
+        right.held.let_go(edge + 1)
         self.pruned = edge
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the left rows that wait, with what they would get now."""
         import polars as pl
 
-        left, right = self.sides
-        lefts = [f for f in (left.frame, rows[0]) if f is not None and f.height]
-        rights = [f for f in (right.frame, self._right(rows[1])) if f is not None and f.height]
+        lefts = [f for f in (*self.sides[0].held.all(), rows[0]) if f.height]
         if not lefts:
             return self.empty
-        known = pl.concat(rights) if rights else self.right_empty
+        known = pl.concat([self._known(), self._right(rows[1])])
         return self._matched(pl.concat(lefts).sort(ORDER), known)
+
+    def since(self) -> Since | None:
+        """Return the earliest offsets that the held rows rest on."""
+        left, right = self.sides
+        kept = [] if self.latest is None else [span(self.latest[ORDER])[0]]
+        return least(left.held.since(), right.held.since(*kept))
 
     def report(self) -> list[str]:
         """Return how many rows wait, and for whom."""
         left, right = self.sides
-        waiting = 0 if left.frame is None else left.frame.height
-        held = 0 if right.frame is None else right.frame.height
-        lines = [f"{waiting:,} rows of {left.name} wait, {held:,} rows of {right.name} held"]
+        waiting, held = left.held.count(), right.held.count()
+        held += 0 if self.latest is None else self.latest.height
+        lines = [f"{waiting:,} rows of {left.name} wait{left.held.where}, "
+                 f"{held:,} rows of {right.name} held{right.held.where}"]  # fmt: skip
         if waiting:
             lines.append(f"{left.name} waits for {right.name}, {_stands(right)}")
         return lines
@@ -272,7 +254,7 @@ class IntervalJoiner(_Joiner):
         self, delays: tuple[int, int], names: tuple[str, str], on: tuple[str, ...],
         low: int, high: int, columns: dict[str, str],
     ) -> None:  # fmt: skip
-        super().__init__(delays, names)
+        super().__init__(delays, names, f"{TIME}r")
         self.on = list(on)
         self.low, self.high = low, high
         self.columns = columns
@@ -294,25 +276,34 @@ class IntervalJoiner(_Joiner):
 
     def push(self, port: int, batch: Batch) -> Batch:
         """Take rows of one side; return the pairs that they make."""
-        import polars as pl
-
         left, right = self.sides
         side = self.sides[port]
         frame = self._drop_late(batch.frame, side)
         if port:
             frame = self._right(frame)
-        other = self.sides[1 - port].frame
-        if other is None:
-            other = self.left_empty if port else self.right_empty
-        pairs = self._pairs(other, frame) if port else self._pairs(frame, other)
-        side.add(frame, batch.since)
+        out = self._met(port, frame)
+        side.held.add(frame, batch.since)
         side.mark = watermark(batch.stream_time, side.delay)
-        out = self._out(pairs, batch)
-        if left.frame is not None and right.mark not in (NEVER, FOREVER):
-            left.keep(left.frame.filter(pl.col(TIME) + self.high >= right.mark))
-        if right.frame is not None and left.mark not in (NEVER, FOREVER):
-            right.keep(right.frame.filter(pl.col(f"{TIME}r") - self.low >= left.mark))
-        return out
+        done = self._out(out, batch)
+        if right.mark not in (NEVER, FOREVER):
+            left.held.let_go(right.mark - self.high)
+        if left.mark not in (NEVER, FOREVER):
+            right.held.let_go(left.mark + self.low)
+        return done
+
+    def _met(self, port: int, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the pairs of rows of one side with those that are held of the other."""
+        import polars as pl
+
+        if not frame.height:
+            return self.empty
+        first, last = span(frame[f"{TIME}r" if port else TIME])
+        low, high = (-self.high, -self.low) if port else (self.low, self.high)
+        near = self.sides[1 - port].held.between(first + low, last + high + 1)
+        pairs = [self._pairs(other, frame) if port else self._pairs(frame, other) for other in near]
+        if len(pairs) == 1:
+            return pairs[0]
+        return pl.concat([self.empty, *pairs]).sort(ORDER)
 
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
@@ -353,10 +344,11 @@ class IntervalJoiner(_Joiner):
     def report(self) -> list[str]:
         """Return how many rows are held."""
         left, right = self.sides
-        held = [0 if side.frame is None else side.frame.height for side in self.sides]
+        held = [side.held.count() for side in self.sides]
         slow = min(self.sides, key=lambda side: side.mark)
         return [
-            f"{held[0]:,} rows of {left.name} and {held[1]:,} of {right.name} held for a match",
+            f"{held[0]:,} rows of {left.name}{left.held.where} and {held[1]:,} of "
+            f"{right.name}{right.held.where} held for a match",
             f"{slow.name}, {_stands(slow)}, holds back the watermark of the pairs",
         ]
 

@@ -1,13 +1,13 @@
 """Frames that are held for a while: in memory, and beyond a limit in Arrow files.
 
-Invariants: rows come back in the order in which they were added; a file is gone when the store is.
+Invariants: rows come back in the order in which they were added; a file is gone when nobody holds what
+is in it.
 """
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
-import uuid
 import weakref
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Store"]
+__all__ = ["Spilled", "Store"]
 
 LIMIT_BYTES = 512 << 20
 """How much a store holds in memory."""
@@ -24,28 +24,41 @@ LIMIT_BYTES = 512 << 20
 MANY_PARTS, MANY_ROWS = 16, 200_000
 
 
-class _Folder:
-    """A folder that is gone when nobody holds it any more."""
+class Spilled:
+    """A frame in a file, which is gone when nobody holds it any more."""
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="streamlab-state-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+    def __init__(self, frame: pl.DataFrame) -> None:
+        fd, name = tempfile.mkstemp(prefix="streamlab-state-", suffix=".arrow")
+        os.close(fd)
+        self.path = Path(name)
+        weakref.finalize(self, _remove, self.path, os.getpid())
+        frame.write_ipc(self.path)
+
+    def lazy(self) -> pl.LazyFrame:
+        """Return the rows, to be read."""
+        import polars as pl
+
+        return pl.scan_ipc(self.path)
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child leaves its parent's files alone
+        path.unlink(missing_ok=True)
 
 
 class Store:
     """Frames of one schema, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self.parts: list[pl.DataFrame | Path] = []
+        self.parts: list[pl.DataFrame | Spilled] = []
         self.merged_rows = 0
         self._heights: list[int] = []
-        self._folder: _Folder | None = None
 
     def copy(self) -> Store:
         """Return another store with the same frames."""
         other = Store()
         other.parts, other.merged_rows = list(self.parts), self.merged_rows
-        other._heights, other._folder = list(self._heights), self._folder
+        other._heights = list(self._heights)
         return other
 
     @property
@@ -56,7 +69,7 @@ class Store:
     @property
     def where(self) -> str:
         """A remark on what is held on disk."""
-        files = sum(isinstance(part, Path) for part in self.parts)
+        files = sum(isinstance(part, Spilled) for part in self.parts)
         return f" ({files} files on disk)" if files else ""
 
     @property
@@ -70,18 +83,9 @@ class Store:
         """Hold a frame."""
         self.parts.append(frame)
         self._heights.append(frame.height)
-        held = [part for part in self.parts if not isinstance(part, Path)]
+        held = [part for part in self.parts if not isinstance(part, Spilled)]
         if held and sum(part.estimated_size() for part in held) > LIMIT_BYTES:
-            self._spill()
-
-    def _spill(self) -> None:
-        if self._folder is None:
-            self._folder = _Folder()
-        for index, part in enumerate(self.parts):
-            if not isinstance(part, Path):
-                path = self._folder.path / f"{uuid.uuid4().hex}.arrow"
-                part.write_ipc(path)
-                self.parts[index] = path
+            self.parts = [p if isinstance(p, Spilled) else Spilled(p) for p in self.parts]
 
     def gather(self, empty: pl.DataFrame, chosen: pl.Series | None, column: str) -> pl.DataFrame:
         """Return all rows held whose ``column`` is one of ``chosen``; all of them for None."""
@@ -90,8 +94,8 @@ class Store:
         if chosen is not None and not len(chosen):
             return empty
         # Files come first; a call of Polars costs a millisecond, so that the rest is one.
-        held = [part for part in self.parts if not isinstance(part, Path)]
-        lazy = [pl.scan_ipc(part) for part in self.parts if isinstance(part, Path)]
+        held = [part for part in self.parts if not isinstance(part, Spilled)]
+        lazy = [part.lazy() for part in self.parts if isinstance(part, Spilled)]
         lazy += [pl.concat(held).lazy()] if held else []
         if chosen is not None:
             lazy = [part.filter(pl.col(column).is_in(chosen.implode())) for part in lazy]
@@ -105,11 +109,11 @@ class Store:
         """Let go of rows whose ``column`` is not among ``kept``; of a file only when all are."""
         import polars as pl
 
-        parts: list[pl.DataFrame | Path] = []
+        parts: list[pl.DataFrame | Spilled] = []
         heights = []
         for part, height in zip(self.parts, self._heights, strict=True):
-            if isinstance(part, Path):
-                values = pl.scan_ipc(part).select(pl.col(column).unique()).collect()[column]
+            if isinstance(part, Spilled):
+                values = part.lazy().select(pl.col(column).unique()).collect()[column]
                 if any(value in kept for value in values.to_list()):
                     parts.append(part)
                     heights.append(height)
@@ -126,11 +130,13 @@ class Store:
         """Make one frame of those in memory."""
         import polars as pl
 
-        held = [part for part in self.parts if not isinstance(part, Path)]
-        files = [p for p in self.parts if isinstance(p, Path)]
+        held = [part for part in self.parts if not isinstance(part, Spilled)]
+        files = [p for p in self.parts if isinstance(p, Spilled)]
         if len(held) < 2:
             return
-        counts = [h for p, h in zip(self.parts, self._heights, strict=True) if isinstance(p, Path)]
+        counts = [
+            h for p, h in zip(self.parts, self._heights, strict=True) if isinstance(p, Spilled)
+        ]
         merged = how(pl.concat(held)).select(held[0].columns)
         self.parts, self._heights = [*files, merged], [*counts, merged.height]
         self.merged_rows = merged.height
