@@ -17,10 +17,12 @@ import contextlib
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from streamlab import plan as p
+from streamlab.behind import Behind
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import EPOCH
 from streamlab.engines.changes import Changes, Finals
@@ -34,10 +36,7 @@ from streamlab.errors import (
 )
 from streamlab.log.lock import FileLock
 from streamlab.shown import Shown, notebook
-from streamlab.sinks import (
-    MemorySink,
-    Sink,
-)
+from streamlab.sinks import MemorySink, Sink, StreamSink
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -50,6 +49,9 @@ __all__ = ["Job", "Progress", "Spec"]
 LOOK_SECONDS = 0.5
 RECORD_SECONDS = 1.0
 """Places after which there were no results are recorded at most so often."""
+
+MANY_ROWS = 50_000
+"""So many results are delivered while the next are computed, if there is more to take."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Job(Shown):
         self._epoch = 0
         self._dirty = False
         self._placed: dict[str, Any] = {}
+        self._behind = Behind(f"streamlab deliveries of {spec.name}")
         self._recorded = 0.0
         self._kept = float("-inf")
         self._rate: list[tuple[float, int]] = []
@@ -279,6 +282,8 @@ class Job(Shown):
             self.error, status = error, "failed"
             self._trace = traceback.format_exc()
         finally:
+            with contextlib.suppress(BaseException):  # it is that error, or comes of it
+                self._behind.finish()
             with contextlib.suppress(Exception):
                 self._sink.close()
             self._lock.release()
@@ -310,10 +315,7 @@ class Job(Shown):
             ):
                 self._record(runner)
         self._record(runner)
-        self._kept = float(
-            "-inf"
-        )  # once more, however lately it was: this is what is needed to go on
-        self._keep(runner, runner.since())
+        self._keep(runner, now=True)
 
     def _step(self, runner: Runner) -> bool:
         frame = runner.step()
@@ -324,49 +326,75 @@ class Job(Shown):
         self._rate = [*self._rate[-20:], (now, runner.rows_in)]
         if out.height:
             self._epoch += 1
-            state = self._state(runner)
-            self._secure(runner)
-            self._sink.pin(self._placed, state)
-            self._sink.deliver(out, state, runner.mark)
-            self._placed = state
             self._recorded, self._dirty = now, False
+            work = self._delivery(runner, out)
+            many = out.height >= MANY_ROWS and any(source.lag for source in runner.sources)
+            if many and isinstance(self._sink, StreamSink):  # a function stays in its thread
+                self._behind.begin(work)
+            else:
+                self._behind.finish()
+                work()
         else:
             self._dirty = True
             if now - self._recorded > RECORD_SECONDS:
                 self._record(runner)
         return True
 
+    def _delivery(self, runner: Runner, out: pl.DataFrame) -> Callable[[], None]:
+        """Return what delivers results with the place at which the runner is now."""
+        state, mark = self._state(runner), runner.mark
+        secure = self._secure(runner)
+
+        def work() -> None:
+            secure()
+            self._sink.pin(self._placed, state)
+            self._sink.deliver(out, state, mark)
+            self._placed = state
+            self._keep(runner)
+
+        return work
+
     def _record(self, runner: Runner) -> None:
+        self._behind.finish()
         if self._dirty:
-            self._secure(runner)
-            self._placed = self._state(runner)
-            self._sink.record(self._placed, runner.mark)
+            self._secure(runner)()
+            state = self._state(runner)
+            self._sink.record(state, runner.mark)
+            self._placed = state
+            self._keep(runner)
             self._recorded, self._dirty = time.monotonic(), False
 
     def _turned(self, runner: Runner) -> None:
         """Tell those who wait how far everything is delivered."""
+        self._behind.finish()
         if self._dirty and all(source.lag == 0 for source in runner.sources):
             self._record(runner)
         with self._turn:
             self._seen = tuple((s.position, s.stream_time) for s in runner.sources)
             self._turn.notify_all()
 
-    def _secure(self, runner: Runner) -> None:
-        """Make the rows durable that a place rests on, before the place is."""
-        for source in runner.sources:
-            if source.scan.log.writer.policy.sync != "os":
-                source.scan.log.make_durable(source.position)
+    def _secure(self, runner: Runner) -> Callable[[], None]:
+        """Return what makes the rows durable that a place rests on, to be done before the place is."""
+        places = [
+            (source.scan.log, source.position)
+            for source in runner.sources
+            if source.scan.log.writer.policy.sync != "os"
+        ]
+
+        def secure() -> None:
+            for log, position in places:
+                log.make_durable(position)
+
+        return secure
 
     def _state(self, runner: Runner) -> dict[str, Any]:
         counts = {name: base + getattr(runner, name) for name, base in self._base.items()}
-        since = runner.since()
-        self._keep(runner, since)
         return {
             "job": self.name,
             "digest": self._spec.digest,
             "epoch": self._epoch,
             "positions": list(runner.positions),
-            "since": list(since),
+            "since": list(runner.since()),
             "stream_times": [source.stream_time for source in runner.sources],
             "appended": [
                 source.scan.log.reader.append_time_below(source.position)
@@ -375,13 +403,12 @@ class Job(Shown):
             **counts,
         }
 
-    def _keep(self, runner: Runner, since: tuple[int, ...]) -> None:
-        """Keep the rows that the open windows need from retention; an older hold keeps more."""
-        now = time.monotonic()
-        if now - self._kept < RECORD_SECONDS and not self._stop.is_set():
+    def _keep(self, runner: Runner, *, now: bool = False) -> None:
+        """Keep the rows from retention that are needed to go on; an older hold keeps more."""
+        if time.monotonic() - self._kept < RECORD_SECONDS and not now:
             return
-        self._kept = now
-        for source, offset in zip(runner.sources, since, strict=True):
+        self._kept = time.monotonic()
+        for source, offset in zip(runner.sources, self._placed["since"], strict=True):
             if source.scan.fixed is None:
                 source.scan.log.hold(f"job-{self.name}", offset)
 
@@ -415,6 +442,7 @@ class Job(Shown):
         self._base = {name: base - getattr(runner, name) for name, base in self._base.items()}
         self._runner = runner
         self._placed = self._state(runner)
+        self._keep(runner)
         if state is not None and state.get("pinned") and not self._stop.is_set():
             self._again(runner, *state["pinned"])
         return runner
@@ -432,6 +460,7 @@ class Job(Shown):
             self._epoch += 1
             self._placed = self._state(runner)
             self._sink.deliver(pl.concat(frames), self._placed, runner.mark)
+            self._keep(runner)
 
     def _check_history(self, state: dict[str, Any]) -> None:
         """See that the inputs are the ones that the state rests on.

@@ -124,6 +124,8 @@ class StreamSink:
         from streamlab.log.format import RELATIVE_RUN
 
         times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
+        if not (times < before).any():
+            return None
         now = self.log.reader.moment().stream_time
         so_far = np.maximum.accumulate(np.concatenate([[now], times[:-1]]))
         places = np.flatnonzero((before > so_far) & (times < before))

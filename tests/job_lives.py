@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -15,6 +16,7 @@ import polars as pl
 from faults import dying
 
 import streamlab as sl
+from streamlab import job
 from streamlab.engines import local, source
 
 BASE = 1_767_600_000_000_000
@@ -53,7 +55,10 @@ def life(command):
     """Run the jobs to their ends, perhaps to die on the way."""
     local.EPOCH_ROWS = command["epoch"]
     source.AHEAD_ROWS = 2  # what is sealed is left to Polars to read
-    if command.get("control"):
+    job.MANY_ROWS = 1  # while one delivery is made, the next is computed
+    if command.get("control") == "late place":
+        late_place()
+    elif command.get("control"):
         place_first()
     if command.get("at"):
         dying(command["at"], command["how"])
@@ -83,8 +88,8 @@ def replayed(lab, path, command):
             replay.step(step)
             jobs[0][2].wait(60)
         replay.seek("end")
-        for query, into, job in jobs:
-            job.wait(60, caught_up=False)
+        for query, into, running in jobs:
+            running.wait(60, caught_up=False)
             if into == "five":
                 query.run(into, follow=False).wait(60, caught_up=False)
         feed.wait(60, caught_up=False)
@@ -103,6 +108,20 @@ def place_first():
         self.log.writer.append(rows_of(self.log, self.stream._info, table))
 
     StreamSink.deliver = deliver
+
+
+def late_place():
+    """The control: a delivery made behind notes the place at which the runner is by then."""
+    real = job.Job._delivery
+
+    def delivery(self, runner, out):
+        def work():
+            time.sleep(0.02)  # the runner goes on
+            real(self, runner, out)()
+
+        return work
+
+    job.Job._delivery = delivery
 
 
 def rows(command):

@@ -89,9 +89,10 @@ def test_killed_at_any_change_of_the_disk_each_result_is_there_once(lives, templ
     print(f"{died} kills")
 
 
-def test_a_place_that_is_committed_before_its_results_is_found_out(lives, template, tmp_path):
+@pytest.mark.parametrize("control", ["place first", "late place"])
+def test_a_place_that_is_ahead_of_its_results_is_found_out(lives, template, tmp_path, control):
     """The control: results between the place and the kill are lost, and the sweep sees it."""
-    wrong, died = sweep(lives, template, tmp_path, "control", step=3, control=True)
+    wrong, died = sweep(lives, template, tmp_path, "control", step=3, control=control)
     assert wrong
     print(f"{len(wrong)} of {died} kills found out")
 

@@ -9,6 +9,9 @@ import polars as pl
 import pytest
 
 import streamlab as sl
+from streamlab import job as running
+from streamlab.engines import local
+from streamlab.sinks import StreamSink
 from streamlab.testing import temp_lab
 
 BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
@@ -130,6 +133,30 @@ def test_a_failing_function_fails_its_job_and_not_the_kernel(lab):
     broken[0] = False
     counting(stream).run(sink).wait(10).stop()
     assert pl.concat(got)["n"].sum() == 90
+
+
+def test_a_delivery_that_fails_behind_the_job_ends_it_and_loses_nothing(lab, monkeypatch):
+    """While one is made, the next results are computed: its error ends the job, its place is kept."""
+    monkeypatch.setattr(running, "MANY_ROWS", 1)
+    monkeypatch.setattr(local, "EPOCH_ROWS", 7)
+    stream, threads, real = stream_of(lab), [], StreamSink.deliver
+
+    def deliver(self, frame, state, mark):
+        threads.append(threading.current_thread().name)
+        if len(threads) == 3:
+            raise OSError("no room")
+        real(self, frame, state, mark)
+
+    monkeypatch.setattr(StreamSink, "deliver", deliver)
+    rows = stream.filter(pl.col("i") >= 0)
+    failed = rows.run("copy", follow=False)
+    with pytest.raises(OSError, match="no room"):
+        failed.wait(10, caught_up=False)
+    assert failed.status == "failed"
+    assert 0 < len(lab["copy"]) < len(stream)
+    rows.run("copy", follow=False).wait(10, caught_up=False)
+    assert lab["copy"].to_polars()["i"].to_list() == stream.to_polars()["i"].to_list()
+    assert {"streamlab deliveries of copy", "streamlab job copy"} == set(threads)
 
 
 def test_a_function_is_told_the_number_of_its_delivery(lab):

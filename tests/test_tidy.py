@@ -59,7 +59,7 @@ LAYERS = [
     ["catalog", "log"],
     ["partition", "conform", "schema", "settings"],
     ["window", "aggregate", "shown", "fingerprint"],
-    ["progress", "clock", "duration", "errors", "palette"],
+    ["progress", "behind", "clock", "duration", "errors", "palette"],
 ]
 INSIDE_LOG = [
     ["fork"],
