@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import local, source, state
+from streamlab.engines import held, joins, local, source, state
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -51,12 +51,32 @@ WINDOWS = [
 ]  # fmt: skip
 keys = st.sampled_from([(), ("k",), ("f",), ("k", "f")])
 delays = st.sampled_from([0, 5, 20, None])
+holding = st.sampled_from(["as usual", "in small parts", "in files"])
+
+
+LIMITS = {
+    held: {"MERGED_ROWS": 3, "LIMIT_BYTES": held.LIMIT_BYTES},
+    joins: {"KEPT_ROWS": 3},
+}
+
+
+def hold(how):
+    """Make joins hold their rows as they would if there were very many."""
+    for module, limits in LIMITS.items():
+        for name, value in limits.items():
+            if how != "as usual":
+                setattr(module, name, value)
+    if how == "in files":
+        held.LIMIT_BYTES = 1
 
 
 @pytest.fixture(autouse=True)
 def _quiet_and_whole(monkeypatch):
     monkeypatch.setattr(local, "EPOCH_ROWS", local.EPOCH_ROWS)
     monkeypatch.setattr(source, "AHEAD_ROWS", 2)  # what is sealed is left to Polars to read
+    for module, limits in LIMITS.items():
+        for name in limits:
+            monkeypatch.setattr(module, name, getattr(module, name))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*came too late")
         yield
@@ -246,10 +266,12 @@ def test_sliding_results_are_what_the_rules_say(drawn, by, delay, sizes, epoch, 
     delays,
     chunks,
     st.sampled_from([1, 7, 1000]),
+    holding,
 )
 @LAWS
-def test_as_of_joins_are_what_the_rules_say(one, two, by, tolerance, delay, sizes, epoch):
+def test_as_of_joins_are_what_the_rules_say(one, two, by, tolerance, delay, sizes, epoch, how):
     """A left row gets the latest right row at or before it, once the right side has passed it."""
+    hold(how)
     left, right = made(one), made(two)
     late_after = None if delay is None else delay * SECOND
     limit = None if tolerance is None else tolerance * SECOND
@@ -278,14 +300,16 @@ def wrapped(late):
 
 
 @given(
-    logs, logs, st.sampled_from([("k",), ()]), delays, delays, chunks, st.sampled_from([1, 7, 1000])
-)
+    logs, logs, st.sampled_from([("k",), ()]), delays, delays, chunks,
+    st.sampled_from([1, 7, 1000]), holding,
+)  # fmt: skip
 @LAWS
-def test_interval_joins_are_what_the_rules_say(one, two, on, first, second, sizes, epoch):
+def test_interval_joins_are_what_the_rules_say(one, two, on, first, second, sizes, epoch, how):
     """Pairs are those whose times lie within the bounds, late rows of each side left out.
 
     Without keys every row meets all rows of the other side that are so near.
     """
+    hold(how)
     left, right = made(one), made(two)
     micros = tuple(None if d is None else d * SECOND for d in (first, second))
     pairs = oracle.interval(left, right, on, -5 * SECOND, 10 * SECOND, micros)

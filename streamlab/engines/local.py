@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runner", "columns_now", "cut", "visible"]
 
-EPOCH_ROWS = 1 << 20
+EPOCH_ROWS = 1 << 21
 """How many rows are taken through the operators at a time, at most."""
 
 
