@@ -17,7 +17,7 @@ from streamlab.aggregate import aggregation, check_rowwise
 from streamlab.duration import Duration, parse_delay, parse_duration
 from streamlab.engines.batch import ORDER
 from streamlab.engines.changes import identity_of
-from streamlab.engines.local import Runner, columns_now, cut, right_columns, visible
+from streamlab.engines.local import Runner, beside, columns_now, cut, right_columns, visible
 from streamlab.engines.run import Results
 from streamlab.errors import QueryError
 from streamlab.lateness import Arrivals, delayed, first_windows, walk
@@ -244,7 +244,7 @@ class Querying:
         names_of(by, right, "by, on the right side")
         same_types(left, right, keys)
         limit = None if tolerance is None else parse_duration(tolerance, what="tolerance")
-        schema = _joined_schema(left, right, keys)
+        schema = _joined_schema(p.AsofJoin, left, right, keys)
         return self._then(p.AsofJoin(left, right, keys, limit, schema))
 
     def join(
@@ -282,7 +282,7 @@ class Querying:
                 )
             other = pl.DataFrame(other)
         lazy = pl.LazyFrame(schema=dict(left.schema)).join(
-            other.clear().lazy(), on=list(keys), how=how
+            beside(left, other.clear(), keys).lazy(), on=list(keys), how=how
         )
         schema = dict(fitting(lazy.collect_schema, left, "join"))
         return self._then(p.FrameJoin(left, other, keys, how, schema))
@@ -309,7 +309,10 @@ class Querying:
         low, high = (signed(edge) for edge in within)
         if low > high:
             raise QueryError(f"within={within!r} is the wrong way round")
-        schema = {**_joined_schema(left, right, keys), "pair_time": pl.Datetime("us", "UTC")}
+        schema = {
+            **_joined_schema(p.IntervalJoin, left, right, keys),
+            "pair_time": pl.Datetime("us", "UTC"),
+        }
         return self._then(p.IntervalJoin(left, right, keys, low, high, schema))
 
     def _join_table(self, left: p.Node, table: Any, keys: tuple[str, ...], how: str) -> Query:
@@ -324,7 +327,7 @@ class Querying:
                 f"a table is joined by its key, {', '.join(table.key)}; got on={', '.join(keys)}"
             )
         right = source_of(scan)
-        schema = _joined_schema(left, right, keys)
+        schema = _joined_schema(p.TableJoin, left, right, keys)
         return self._then(p.TableJoin(left, scan, right.name, table.key, keys, how, schema))
 
     # -- answers over history ----------------------------------------------------------------
@@ -679,8 +682,10 @@ def _node_of(other: Any, what: str) -> p.Node:
     return other._node()
 
 
-def _joined_schema(left: p.Node, right: p.Node, keys: tuple[str, ...]) -> dict[str, Any]:
-    taken = right_columns(list(left.schema), list(right.schema), keys)
+def _joined_schema(
+    kind: type, left: p.Node, right: p.Node, keys: tuple[str, ...]
+) -> dict[str, Any]:
+    taken = right_columns(kind, list(left.schema), list(right.schema), keys)
     return {**left.schema, **{new: right.schema[old] for old, new in taken.items()}}
 
 

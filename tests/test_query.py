@@ -647,3 +647,43 @@ def test_sliding_results_stand_on_their_rows(lab):
         assert by_text.collect().select("x", "m").rows() == [(1, 1), (2, 6), (3, 3), (4, 6)]
         by_float = stream.window(sl.sliding("2s"), by="g").agg(m=pl.col("x").sum(), **more)
         assert by_float.collect().select("x", "m").rows() == [(1, 5), (2, 2), (3, 3), (4, 5)]
+
+
+def joined_thrice(lab):
+    """Queries whose joins give the same names again and again."""
+    times = [BASE + dt.timedelta(seconds=n) for n in range(5)]
+    one, two, three = (
+        lab.create(name, {"ts": times, "k": list("abaab"), "v": values}, time="ts")
+        for name, values in [("one", [1, 2, 3, 4, 5]), ("two", list("vwxyz")), ("three", [0.5] * 5)]
+    )
+    near = {"on": "k", "within": ("-1s", "1s")}
+    return {
+        "as of, as of": one.join_asof(two, by="k").join_asof(three, by="k"),
+        "as of what was joined": one.join_asof(two.join_asof(three, by="k"), by="k"),
+        "pairs as of": one.join(two, **near).join_asof(three, by="k"),
+        "pairs of pairs": one.join(two, **near).join(three, **near),
+        "with pairs": one.join(two.join(three, **near), **near),
+        "a frame": one.join_asof(two, by="k").join(
+            pl.DataFrame({"k": ["a"], "v": [True], "v_right": [b"x"]}), on="k"
+        ),
+        "itself": one.join_asof(one, by="k").join_asof(one, by="k"),
+    }
+
+
+def test_joins_in_a_row_give_what_the_schema_says(lab):
+    """A name that is taken gets _right until it is free: no column is lost, none is another's."""
+    for name, query in joined_thrice(lab).items():
+        found = query.collect("final")
+        assert dict(found.schema) == dict(query.schema), name
+        assert found.height, name
+        assert query.schema["v"] == pl.Int64
+        values = [column for column in found.columns if column.startswith("v")]
+        assert len(values) == (4 if name == "a frame" else 3), name
+        job = query.run(f"out {name}".replace(" ", "-").replace(",", ""), follow=False)
+        job.wait(10, caught_up=False)
+        stored = lab[job.name].schema
+        assert [n for n in stored.names if n[0] != "_"] == [n for n in query.schema if n[0] != "_"]
+        query.late()
+        if name == "with pairs":  # those on the right have a time of their own
+            times = [n for n in query.schema if "ts" in n or n.startswith("pair")]
+            assert times == ["ts", "ts_right", "ts_right_right", "pair_time_right", "pair_time"]

@@ -196,7 +196,7 @@ class _Compiler:
             case p.AsofJoin() | p.IntervalJoin():
                 return self._join(node, empties, delays)
             case p.FrameJoin():
-                step = FrameJoiner(node.frame, node.on, node.how)
+                step = FrameJoiner(beside(node.input, node.frame, node.on), node.on, node.how)
             case p.TableJoin():
                 step = _table_joiner(node)
             case _:
@@ -256,7 +256,8 @@ class _Compiler:
         names = (_name_of(node.left), _name_of(node.right))
         both = (delays[0], delays[1])
         keys = node.by if isinstance(node, p.AsofJoin) else node.on
-        columns = right_columns(visible(empties[0]).columns, visible(empties[1]).columns, keys)
+        left, right = (visible(empty).columns for empty in empties)
+        columns = right_columns(node, left, right, keys)
         made: AsofJoiner | IntervalJoiner
         if isinstance(node, p.AsofJoin):
             history = self._history(node.right)
@@ -331,12 +332,33 @@ def _on_time(frame: pl.DataFrame, delay: int) -> pl.DataFrame:
     return frame.filter(pl.Series(frame[TIME].to_numpy() >= marks, dtype=pl.Boolean))
 
 
-def right_columns(left: Sequence[str], right: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+def right_columns(
+    node: type | p.Node, left: Sequence[str], right: Sequence[str], keys: Sequence[str]
+) -> dict[str, str]:
     """Return what a join takes from its right side, and under which names."""
     from streamlab.schema import SYSTEM_FIELDS
 
+    made = ["pair_time"] if p.IntervalJoin in (node, type(node)) else []
     taken = [name for name in right if name not in keys and name not in SYSTEM_FIELDS]
-    return {name: f"{name}_right" if name in left else name for name in taken}
+    return free_names([*left, *made], taken)
+
+
+def beside(node: p.Node, frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Return a frame that is joined to rows, under names that these do not have."""
+    others = [name for name in frame.columns if name not in keys]
+    return frame.rename(free_names(list(node.schema), others))
+
+
+def free_names(left: Sequence[str], right: Sequence[str]) -> dict[str, str]:
+    """Return names for columns of a right side that the left does not have: with _right, perhaps twice."""
+    taken, found = {*left}, {}
+    for name in right:
+        new = name
+        while new in taken:
+            new += "_right"
+        taken.add(new)
+        found[name] = new
+    return found
 
 
 def _name_of(node: p.Node) -> str:
@@ -353,7 +375,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
 
     table = node.table.recorded()  # what it held when a row was appended does not go by a replay
     schema = table.fix(pin=False).schema
-    columns = right_columns(list(node.input.schema), schema.names, node.on)
+    columns = right_columns(node, list(node.input.schema), schema.names, node.on)
     names = [*node.on, *columns, "_append_time"]
 
     def read(start: int, append_time: int) -> tuple[pl.DataFrame, int]:
