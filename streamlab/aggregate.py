@@ -305,7 +305,9 @@ def aggregation(
         found = frame.group_by("\0g").agg(narrow).drop("\0g").collect_schema()
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise QueryError(f"these aggregations do not fit the rows: {reason}") from error
+        raise QueryError(
+            f"agg does not fit the rows: {_first_misfit(frame, single)}{reason}"
+        ) from error
     columns: set[str] = set()
     for expression in single:
         columns.update(expression.meta.root_names())
@@ -322,6 +324,17 @@ def aggregation(
     result.values, result.wide = splitter.values, splitter.wide
     result.finals = [load(node) for node in finals]
     return result
+
+
+def _first_misfit(frame: pl.LazyFrame, expressions: Iterable[pl.Expr]) -> str:
+    import polars as pl
+
+    for expression in expressions:
+        try:
+            frame.group_by("\0g").agg(expression).collect_schema()
+        except pl.exceptions.PolarsError:
+            return f"{expression}: "
+    return ""
 
 
 def _widened(node: Node, schema: Mapping[str, Any], to: str) -> Node:

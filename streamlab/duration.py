@@ -50,6 +50,13 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)([a-zµ]+)")
 _ISO = re.compile(
     r"P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII
 )
+WORDS = {
+    "ms": ("msec", "msecs", "millis", "millisecond", "milliseconds"),
+    "s": ("sec", "secs", "second", "seconds"),
+    "m": ("min", "mins", "minute", "minutes"),
+    "h": ("hr", "hrs", "hour", "hours"),
+    "d": ("day", "days"),
+}
 _WRITE = 'write "500ms", "5s", "1m" (minute), "1h30m", "1d" or a datetime.timedelta'
 
 
@@ -118,10 +125,9 @@ def _hint(unit: str) -> str:
         return "a length of time is positive; within=(low, high) of a join takes negative ones"
     if unit in {"M", "mo", "q", "y", "month", "months", "year", "years", "Y"}:
         return f'{unit!r} is a calendar unit, or a minute spelt wrongly: write "1m" for a minute, "30d" for days'
-    if unit in {"min", "minute", "minutes"}:
-        return 'write "m" for minutes: "1m"'
-    if unit in {"sec", "secs", "second", "seconds"}:
-        return 'write "s" for seconds: "1s"'
+    for short, words in WORDS.items():
+        if unit.strip().lower() in words:
+            return f'write "{short}" for {words[-1]}: "1{short}"'
     return _WRITE
 
 

@@ -23,7 +23,7 @@ from streamlab.clock import FOREVER
 from streamlab.engines.changes import Changes, Finals
 from streamlab.engines.local import Runner, visible
 from streamlab.engines.run import begin_at
-from streamlab.errors import QueryError, StreamExists, StreamNotFound
+from streamlab.errors import InvalidName, QueryError, StreamExists, StreamNotFound
 from streamlab.fingerprint import digest as digest_of
 from streamlab.fingerprint import digest_of_expression
 from streamlab.job import Job, Spec
@@ -348,6 +348,11 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
 def _target_of(into: Any) -> dict[str, Any]:
     if into is None:
         return {"memory": True}
+    if isinstance(into, str | Path) and (isinstance(into, Path) or "/" in into or "\\" in into):
+        raise InvalidName(
+            f"{str(into)!r} is a path, and no name for a stream",
+            hint='into a database: sl.duckdb(path, table="..."); into files: run(function)',
+        )
     if isinstance(into, str):
         return {"stream": into}
     if isinstance(into, DuckDB):
@@ -358,7 +363,8 @@ def _target_of(into: Any) -> dict[str, Any]:
     if callable(into):
         return {"function": getattr(into, "__qualname__", type(into).__name__)}
     raise QueryError(
-        f"into is a stream's name, sl.duckdb(path, table=...), a function or None; got {into!r}"
+        f"into is a stream's name, sl.duckdb(path, table=...), a function or None; "
+        f"got {type(into).__name__}"
     )
 
 

@@ -20,8 +20,8 @@ from streamlab.errors import QueryError, StreamlabError
 from streamlab.job import Job, Progress, Spec
 from streamlab.jobs import OPEN, Jobs
 from streamlab.log.format import checksum
-from streamlab.query import source_of
 from streamlab.sinks import MemorySink
+from streamlab.steps import source_of
 
 if TYPE_CHECKING:
     import polars as pl

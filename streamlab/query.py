@@ -7,19 +7,20 @@ are checked and put into a plan, which an engine runs.
 
 from __future__ import annotations
 
-import datetime as dt
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from streamlab import joined
 from streamlab import plan as p
 from streamlab.aggregate import aggregation, check_rowwise
 from streamlab.duration import Duration, parse_delay, parse_duration
 from streamlab.engines.batch import ORDER
 from streamlab.engines.changes import identity_of
-from streamlab.engines.local import Runner, beside, columns_now, cut, right_columns, visible
+from streamlab.engines.local import Runner, columns_now, cut, visible
 from streamlab.engines.run import Results
 from streamlab.errors import QueryError
+from streamlab.habits import hint_for, item_hint
 from streamlab.lateness import Arrivals, delayed, first_windows, walk
 from streamlab.scan import Scan
 from streamlab.schema import SYSTEM_FIELDS
@@ -32,8 +33,7 @@ from streamlab.steps import (
     flat,
     names_of,
     no_column,
-    same_types,
-    signed,
+    source_of,
 )
 from streamlab.window import Window
 
@@ -65,6 +65,16 @@ class Querying:
     def _then(self, node: p.Node) -> Query:
         return Query(node, self._jobs)
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name, name=name, obj=self)
+        kind = type(self).__name__.lower()
+        text = hint_for(kind, name, dir(type(self)), self._node().schema)
+        raise AttributeError(text, name=name, obj=self)
+
+    def __getitem__(self, item: Any) -> Any:
+        raise TypeError(item_hint(type(self).__name__.lower(), item, self._node().schema))
+
     # -- row-wise steps ----------------------------------------------------------------------
 
     def filter(self, *conditions: pl.Expr, **equal: Any) -> Query:
@@ -76,7 +86,14 @@ class Querying:
         import polars as pl
 
         node = self._node()
-        exprs = [expression_of(condition, "filter") for condition in flat(conditions)]
+        given = flat(conditions)
+        for text in given:
+            if isinstance(text, str) and text not in node.schema and not text.isidentifier():
+                raise QueryError(
+                    f"filter takes Polars expressions; got the text {text!r}",
+                    hint='filter(pl.col("price") > 0); .sql("SELECT * FROM this WHERE ...") takes text',
+                )
+        exprs = [expression_of(condition, "filter") for condition in given]
         exprs += [pl.col(name) == expression_of(v, "filter") if not isinstance(v, str) else pl.col(name) == v
                   for name, v in equal.items()]  # fmt: skip
         if not exprs:
@@ -201,7 +218,7 @@ class Querying:
         if p.windowed(node) is None:
             raise QueryError("top is per window", hint="write it after .window(...).agg(...)")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise QueryError(f"top takes a number of rows; got {n!r}")
+            raise QueryError(f"top takes a number of rows; got {n!r}", hint='top(3, "volume")')
         expr = expression_of(order, "order")
         if isinstance(order, list | tuple) or expr.meta.is_literal():
             raise QueryError(
@@ -238,14 +255,9 @@ class Querying:
         Raises:
             QueryError: the other side is no stream or query, or a key is missing on a side.
         """
-        left = self._node()
-        right = _node_of(other, "join_asof")
-        keys = names_of(by, left, "by")
-        names_of(by, right, "by, on the right side")
-        same_types(left, right, keys)
-        limit = None if tolerance is None else parse_duration(tolerance, what="tolerance")
-        schema = _joined_schema(p.AsofJoin, left, right, keys)
-        return self._then(p.AsofJoin(left, right, keys, limit, schema))
+        if not isinstance(other, Querying):
+            raise joined.no_stream(other)
+        return self._then(joined.as_of(self._node(), other._node(), by, tolerance))
 
     def join(
         self, other: Any, on: Any = None, within: tuple[str, str] | None = None,
@@ -260,75 +272,14 @@ class Querying:
         Raises:
             QueryError: two streams without ``within``, or keys that do not fit.
         """
-        import polars as pl
-
         left = self._node()
-        keys = names_of(on, left, "on")
-        if how not in ("inner", "left"):
-            raise QueryError(f'how is "inner" or "left"; got {how!r}')
+        joined.check_how(how)
         if isinstance(other, Querying):
-            return self._join_stream(left, other, on, keys, within, how)
+            return self._then(joined.pairs(left, other._node(), on, within, how))
         if within is not None:
             raise QueryError("within is for a join of two streams")
-        if not keys:
-            raise QueryError("a join with a table needs on=", hint='join(frame, on="symbol")')
-        if hasattr(other, "_table_scan"):
-            return self._join_table(left, other, keys, how)
-        if not isinstance(other, pl.DataFrame):
-            if not hasattr(other, "__arrow_c_stream__"):
-                raise QueryError(
-                    f"join takes a stream, a query, a table or a frame; got {other!r}",
-                    hint="collect a LazyFrame; pl.DataFrame(...) makes a frame of a dict",
-                )
-            other = pl.DataFrame(other)
-        lazy = pl.LazyFrame(schema=dict(left.schema)).join(
-            beside(left, other.clear(), keys).lazy(), on=list(keys), how=how
-        )
-        schema = dict(fitting(lazy.collect_schema, left, "join"))
-        return self._then(p.FrameJoin(left, other, keys, how, schema))
-
-    def _join_stream(
-        self, left: p.Node, other: Querying, on: Any, keys: tuple[str, ...],
-        within: tuple[str, str] | None, how: str,
-    ) -> Query:  # fmt: skip
-        import polars as pl
-
-        right = other._node()
-        if within is None:
-            raise QueryError(
-                "two streams never end: a join of them needs within=(low, high)",
-                hint='join(other, on="id", within=("-5m", "10m")), join_asof for the latest row before, '
-                "or join(stream.table(), on=...) for the table as it was",
-            )
-        if how != "inner":
-            raise QueryError("a join of two streams is inner", hint="join_asof keeps all left rows")
-        names_of(on, right, "on, on the right side")
-        same_types(left, right, keys)
-        if isinstance(within, str) or not hasattr(within, "__len__") or len(within) != 2:
-            raise QueryError(f"within is (low, high); got {within!r}", hint='within=("-5m", "10m")')
-        low, high = (signed(edge) for edge in within)
-        if low > high:
-            raise QueryError(f"within={within!r} is the wrong way round")
-        schema = {
-            **_joined_schema(p.IntervalJoin, left, right, keys),
-            "pair_time": pl.Datetime("us", "UTC"),
-        }
-        return self._then(p.IntervalJoin(left, right, keys, low, high, schema))
-
-    def _join_table(self, left: p.Node, table: Any, keys: tuple[str, ...], how: str) -> Query:
-        scan = table._table_scan
-        if not p.appended(left):
-            raise QueryError(
-                "a table is taken as it was when a row was appended, and the result of a window was not",
-                hint="join before the window, or run it into a stream: lab['out'].join(table, on=...)",
-            )
-        if set(keys) != set(table.key):
-            raise QueryError(
-                f"a table is joined by its key, {', '.join(table.key)}; got on={', '.join(keys)}"
-            )
-        right = source_of(scan)
-        schema = _joined_schema(p.TableJoin, left, right, keys)
-        return self._then(p.TableJoin(left, scan, right.name, table.key, keys, how, schema))
+        kind = joined.with_table if hasattr(other, "_table_scan") else joined.with_frame
+        return self._then(kind(left, other, on, how))
 
     # -- answers over history ----------------------------------------------------------------
 
@@ -403,7 +354,8 @@ class Querying:
         if first_windows(node) is None:
             node = Windowed(self, node, Window("session", 1), (), None).agg(pl.len())._node()
         counted = []
-        for delay in [delays] if isinstance(delays, str | dt.timedelta) else delays:
+        several = hasattr(delays, "__iter__") and not isinstance(delays, str)
+        for delay in delays if several else [delays]:
             micros = parse_delay(delay)
             runner = Runner(delayed(node, micros))
             for _ in runner.drain():
@@ -646,16 +598,6 @@ class Windowed(Shown):
 # -- pieces --------------------------------------------------------------------------------------
 
 
-def source_of(scan: Scan) -> p.Source:
-    """Return the plan of a scan's rows."""
-    import polars as pl
-
-    snapshot = scan.fix(pin=False)
-    frame = pl.from_arrow(snapshot.schema.empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    return p.Source(scan, snapshot.info.name, dict(frame.schema))
-
-
 def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     """Return the query that an SQL text asks for; ``scan_of`` finds streams by name."""
     import polars as pl
@@ -674,19 +616,6 @@ def from_sql(text: str, scan_of: Callable[[str], Scan], jobs: Any) -> Query:
     checked = plan_columns(asked, pl.Schema(dict(node.schema)))
     schema = {**checked.output, **({"_partial": pl.Boolean()} if cut(node) else {})}
     return Query(p.WindowSqlStep(node, asked.window, by, asked.delay, asked, schema), jobs)
-
-
-def _node_of(other: Any, what: str) -> p.Node:
-    if not isinstance(other, Querying):
-        raise QueryError(f"{what} takes a stream or a query; got {type(other).__name__}")
-    return other._node()
-
-
-def _joined_schema(
-    kind: type, left: p.Node, right: p.Node, keys: tuple[str, ...]
-) -> dict[str, Any]:
-    taken = right_columns(kind, list(left.schema), list(right.schema), keys)
-    return {**left.schema, **{new: right.schema[old] for old, new in taken.items()}}
 
 
 def _warn_of_late(runner: Runner) -> None:

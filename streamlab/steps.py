@@ -18,6 +18,8 @@ from streamlab.errors import QueryError
 if TYPE_CHECKING:
     import polars as pl
 
+    from streamlab.scan import Scan
+
 __all__ = [
     "check_emit",
     "check_time",
@@ -28,7 +30,18 @@ __all__ = [
     "no_column",
     "same_types",
     "signed",
+    "source_of",
 ]
+
+
+def source_of(scan: Scan) -> p.Source:
+    """Return the plan of a scan's rows."""
+    import polars as pl
+
+    snapshot = scan.fix(pin=False)
+    frame = pl.from_arrow(snapshot.schema.empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return p.Source(scan, snapshot.info.name, dict(frame.schema))
 
 
 def fitting(compute: Callable[[], Any], node: p.Node, what: str) -> Any:
@@ -62,6 +75,11 @@ def expression_of(value: Any, what: str) -> pl.Expr:
 
     if isinstance(value, pl.Expr):
         return value
+    if what == "filter" and isinstance(value, bool):
+        raise QueryError(
+            f"filter got {value}, which Python made of a comparison without a column",
+            hint='filter(pl.col("symbol") == "A"), or filter(symbol="A")',
+        )
     try:
         return pl.col(value) if isinstance(value, str) else pl.lit(value)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:

@@ -35,11 +35,12 @@ from streamlab.errors import (
 from streamlab.follow import Follower
 from streamlab.log import Compaction
 from streamlab.plan import Source
-from streamlab.query import Querying, source_of
+from streamlab.query import Querying
 from streamlab.scan import Scan, Snapshot, offset_of
 from streamlab.schema import describe_type, evolve, normalise
 from streamlab.settings import Settings, format_size
 from streamlab.shown import Shown, notebook
+from streamlab.steps import source_of
 from streamlab.table import Table
 from streamlab.writer import Heartbeat, Writer
 

@@ -40,6 +40,7 @@ LAYERS = [
     ],
     ["played", "breakpoint", "unpacking"],
     ["query"],
+    ["joined"],
     ["steps", "compared"],
     ["lineage", "lateness"],
     ["engines"],
@@ -58,7 +59,7 @@ LAYERS = [
     ["follow", "ingest", "writer", "prune", "scan"],
     ["catalog", "log"],
     ["partition", "conform", "schema", "settings"],
-    ["window", "aggregate", "shown", "fingerprint"],
+    ["window", "aggregate", "shown", "fingerprint", "habits"],
     ["progress", "behind", "clock", "duration", "errors", "palette"],
 ]
 INSIDE_LOG = [
