@@ -175,7 +175,8 @@ class Aggregation:
     ``whole`` are for a group's rows together. If ``splits``: ``partials`` are for the rows of a
     batch, ``merges`` for several partials of a group, ``values`` and then ``finals`` are row-wise
     over what was merged. ``pairs`` merge two partials of one row, of which the other's names end in
-    `OTHER`. ``wide`` names the partials that are integer sums.
+    `OTHER`. ``wide`` names the partials that are integer sums, ``scans`` those that can be merged in
+    one go along a column, and how: "sum", "min" or "max".
     """
 
     names: list[str]
@@ -189,6 +190,7 @@ class Aggregation:
     values: list[pl.Expr] = field(default_factory=list)
     finals: list[pl.Expr] = field(default_factory=list)
     wide: dict[str, pl.Expr] = field(default_factory=dict)
+    scans: dict[str, str] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
 
     @property
@@ -322,6 +324,7 @@ def aggregation(
     result.partials, result.merges = splitter.partials, splitter.merges
     result.pairs = splitter.pairs
     result.values, result.wide = splitter.values, splitter.wide
+    result.scans = splitter.scans
     result.finals = [load(node) for node in finals]
     return result
 
@@ -381,6 +384,7 @@ class _Splitter:
         self.pairs: list[pl.Expr] = []
         self.values: list[pl.Expr] = []
         self.wide: dict[str, pl.Expr] = {}
+        self.scans: dict[str, str] = {}
         self.known: dict[str, str] = {}
 
     def split(self, node: Node) -> Node:
@@ -478,6 +482,8 @@ class _Splitter:
                 raise _NotSplit(f"nan_{kind.lower()} needs all rows of a window together")
             name = kind.lower()
             self._one(p, v, getattr(x, name)(), name, text=dtype == pl.Categorical)
+            if dtype is not None and (dtype.is_numeric() or dtype.is_temporal()):
+                self.scans[p] = name
         elif kind in ("Any", "All"):
             name, ignore = kind.lower(), options["ignore_nulls"]
             self.merges.append(getattr(pl.col(p), name)(ignore_nulls=ignore).alias(p))
@@ -502,6 +508,8 @@ class _Splitter:
         self.partials.append((partial.cast(kind) if kind else partial).alias(p))
         self.merges.append(getattr(pl.col(p), merge)().alias(p))
         self.pairs.append(_pair(p, merge, text=text))
+        if merge == "sum":
+            self.scans[p] = "sum"
         value = pl.col(p).cast(getattr(pl, wide)) if wide else pl.col(p)
         self.values.append(value.alias(v))
 
@@ -516,6 +524,7 @@ class _Splitter:
             self.partials.append(x.cast(pl.Int64).sum().alias(p))
             self.merges.append(pl.col(p).sum().alias(p))
             self.pairs.append(_pair(p, "sum"))
+            self.scans[p] = "sum"
             self.values.append(pl.col(p).cast(pl.Int64).alias(v))
             if p not in self.wide:
                 self.wide[p] = pl.lit(0)
@@ -558,6 +567,7 @@ class _Splitter:
             self.partials.append(wide.sum().alias(m))
             self.merges.append(pl.col(m).sum().alias(m))
             self.pairs.append(_pair(m, "sum"))
+            self.scans |= {n: "sum", m: "sum"}
             share = pl.when(pl.col(n) > 0).then(pl.col(m) / pl.col(n))
             self.values.append(share.cast(out).alias(v))
             return

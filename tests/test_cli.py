@@ -491,7 +491,7 @@ def test_a_lab_one_level_down_is_hinted_at(lab, run, tmp_path):
         (["new", "LAB", "s", "--schema", "a it"], "did you mean int"),
         (["new", "LAB", "s", "--schema", "a list<int"], "is expected"),
         (["new", "LAB", "s", "--schema", ""], "a column is missing"),
-        (["new", "LAB", "s", "--schema", "a int", "--delay", "5 minutes"], 'write "500ms"'),
+        (["new", "LAB", "s", "--schema", "a int", "--delay", "5 minutes"], 'write "m" for minutes'),
         (["new", "LAB", "s", "--schema", "a int", "--retention", "7x"], "unit"),
         (["new", "LAB", "s", "--schema", "a int", "--time", "b"], "'b'"),
         (["new", "LAB", "s", "--schema", "a int", "--partitions", "0"], "partitions"),

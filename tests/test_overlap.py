@@ -129,6 +129,38 @@ def test_stretches_are_merged_as_their_rows_together(rows, ends, order):
         assert_frame_equal(found[at], wanted, check_exact=False, abs_tol=1e-9)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({k: v | st.none() for k, v in VALUES.items()}), min_size=1, max_size=20
+    ),
+    cuts=st.lists(st.integers(1, 19), max_size=8),
+    picks=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 19), st.integers(0, 19)), min_size=1),
+    order=st.permutations(range(20)),
+)  # fmt: skip
+def test_stretches_over_cells_are_merged_as_their_rows_together(rows, cuts, picks, order):
+    """Where stretches end one cell and begin the next, all kinds are what their rows give at once."""
+    frame = pl.DataFrame(
+        [{**row, ORDER: at} for row, at in zip(rows, order, strict=False)], schema=KINDS
+    )
+    how = aggregates({k: v for k, v in KINDS.items() if k != ORDER}, *EACH)
+    assert 20 < len(how.scans) < len(how.parts)
+    parts = reduced(frame.with_row_index("\0row"), ["\0row"], how).sort("\0row").drop("\0row")
+    edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+    cells = np.searchsorted(edges, np.arange(len(rows)), "right")
+    stretches = []
+    for which, before, after in picks:  # from within a cell to its end, and on into the next
+        start, middle, *more = edges[which % (len(edges) - 1) :][:3]
+        low = start + before % (middle - start)
+        high = middle + (after % (more[0] - middle + 1) if more else 0)
+        stretches += [(low, high), (start, start + 1 + after % (middle - start))]
+    low, high = np.array(stretches).T
+    found = how.finished(overlap.merged(parts, low, high, how, cells))
+    for at, (a, b) in enumerate(stretches):
+        wanted = frame[a:b].sort(ORDER).select(how.whole).cast(how.dtypes)
+        assert_frame_equal(found[at], wanted, check_exact=False, abs_tol=1e-9)
+
+
 def test_thousands_of_windows_that_share_a_pane_are_not_told_one_by_one(lab):
     """Six hours every second: each end has the sum of the rows of six hours before, and no more is made."""
     rng = np.random.default_rng(5)

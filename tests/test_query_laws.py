@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import held, joins, local, source, state
+from streamlab.engines import held, joins, local, source, spill, state
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -34,6 +34,8 @@ AGGREGATES = {
     "low": pl.col("i").min(), "high": pl.col("x").max(), "first": pl.col("i").first(),
     "last": pl.col("i").last(), "var": pl.col("i").var(),
 }  # fmt: skip
+RECOMPUTED = {**AGGREGATES, "n": pl.len() + 0 * pl.col("i").n_unique()}
+"""The same, but not in parts."""
 
 steps = st.sampled_from([0, 0, 1, 2, 5, 30])
 lags = st.sampled_from([0, 0, 0, 1, 3, 20, 60])
@@ -57,17 +59,18 @@ holding = st.sampled_from(["as usual", "in small parts", "in files"])
 LIMITS = {
     held: {"MERGED_ROWS": 3, "LIMIT_BYTES": held.LIMIT_BYTES},
     joins: {"KEPT_ROWS": 3},
+    spill: {"LIMIT_BYTES": spill.LIMIT_BYTES},
 }
 
 
 def hold(how):
-    """Make joins hold their rows as they would if there were very many."""
+    """Make windows and joins hold their rows as they would if there were very many."""
     for module, limits in LIMITS.items():
         for name, value in limits.items():
             if how != "as usual":
                 setattr(module, name, value)
     if how == "in files":
-        held.LIMIT_BYTES = 1
+        held.LIMIT_BYTES = spill.LIMIT_BYTES = 1
 
 
 @pytest.fixture(autouse=True)
@@ -186,10 +189,13 @@ def late_of(late):
     chunks,
     st.booleans(),
     st.sampled_from([1, 7, 1000]),
+    st.sampled_from([AGGREGATES, AGGREGATES, RECOMPUTED]),
+    holding,
 )
 @LAWS
-def test_windows_are_what_the_rules_say(drawn, window, by, delay, sizes, end, epoch):
+def test_windows_are_what_the_rules_say(drawn, window, by, delay, sizes, end, epoch, asked, how):
     """Final and open windows, late and partly late rows are the oracle's, in its order."""
+    hold(how)
     log = made(drawn)
     kind, size, every, offset = window
     late_after = None if delay is None else delay * SECOND
@@ -200,7 +206,7 @@ def test_windows_are_what_the_rules_say(drawn, window, by, delay, sizes, end, ep
     with temp_lab() as lab:
         stream = stream_of(lab, "s", log, delay, sizes, end=end)
         local.EPOCH_ROWS = epoch
-        query = stream.window(window_of(*window), by=list(by)).agg(**AGGREGATES)
+        query = stream.window(window_of(*window), by=list(by)).agg(**asked)
         want = as_table(found, by)
         same(query.collect(), want)
         same(query.collect("final"), want.filter(pl.col("_final")).drop("_final"))

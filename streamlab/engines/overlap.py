@@ -12,6 +12,7 @@ loses small numbers to large ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,8 +32,66 @@ PLACE = "\0place"
 Places = npt.NDArray[np.int64]
 
 
-def merged(parts: pl.DataFrame, low: Places, high: Places, how: Aggregation) -> pl.DataFrame:
-    """Return for each stretch [low, high) of parts, none of which is empty, their merge."""
+def merged(
+    parts: pl.DataFrame, low: Places, high: Places, how: Aggregation, cells: Places | None = None
+) -> pl.DataFrame:  # fmt: skip
+    """Return for each stretch [low, high) of parts, none of which is empty, their merge.
+
+    Where ``cells`` divides the parts (a number for each), a stretch lies in one cell and has its first part or its last, or
+    in two that follow each other and has the last part of the one and the first of the other.
+    """
+    if cells is None or not how.scans:
+        return _doubled(parts, low, high, how)
+    quick, other = _apart(how)
+    found = _scanned(parts.select(quick.parts), low, high, quick, cells)
+    if other.parts:
+        found = found.hstack(_doubled(parts.select(other.parts), low, high, other).get_columns())
+    return found.select(how.parts)
+
+
+def _apart(how: Aggregation) -> tuple[Aggregation, Aggregation]:
+    """Return what can be merged along a column, and what cannot."""
+    both = list(zip(how.parts, how.merges, how.pairs, strict=True))
+    quick = [(merge, pair) for part, merge, pair in both if part in how.scans]
+    other = [(merge, pair) for part, merge, pair in both if part not in how.scans]
+    return tuple(  # type: ignore[return-value]
+        replace(how, merges=[m for m, _ in some], pairs=[pair for _, pair in some])
+        for some in (quick, other)
+    )
+
+
+def _scanned(
+    parts: pl.DataFrame, low: Places, high: Places, how: Aggregation, cells: Places
+) -> pl.DataFrame:
+    """Merge what came together in two cells, up to the end of the one and from the start of the other."""
+    import polars as pl
+
+    begins = np.concatenate([[True], cells[1:] != cells[:-1]])
+    placed = parts.with_columns(pl.Series("\0cell", cells))
+    onward, back = (
+        placed.select(_scan(name, how.scans[name], reverse=r).over("\0cell") for name in how.parts)
+        for r in (False, True)
+    )
+    last = high - 1
+    one = cells[low] == cells[last]
+    here, there = one & begins[low], one & ~begins[low]
+    found, others = onward[np.where(there, low, last)], back[low]
+    found = pl.select(
+        pl.when(pl.Series(there)).then(others[name]).otherwise(found[name]).alias(name)
+        for name in how.parts
+    )
+    return _paired(found, others, how, ~(here | there))
+
+
+def _scan(name: str, merge: str, *, reverse: bool) -> pl.Expr:
+    import polars as pl
+
+    so_far: pl.Expr = getattr(pl.col(name), f"cum_{merge}")(reverse=reverse)
+    return so_far.backward_fill() if reverse else so_far.forward_fill()
+
+
+def _doubled(parts: pl.DataFrame, low: Places, high: Places, how: Aggregation) -> pl.DataFrame:
+    """Merge stretches of one, two, four and so on parts."""
     found = parts[high - 1]
     at, left = high - 2, high - low - 1
     step = 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
 from streamlab.engines.batch import ORDER, TIME, Batch, Since, least, watermark
@@ -174,34 +175,52 @@ class Panes(WindowOperator):
         return pl.DataFrame({PANE: panes[index[chosen]], START: starts[chosen], END: ends[chosen]})
 
     def _results(self, mark: int | None) -> pl.DataFrame:
-        """Return the windows that end after the last watermark and at or before this one."""
+        """Return the windows that end after the last watermark and at or before this one.
+
+        Those of more rows than memory holds are computed a share of the keys at a time.
+        """
         import polars as pl
 
+        if self.sql:
+            pairs = self._pairs(mark)
+            return self._by_sql(self._open_in(self._rows(pairs[PANE].unique()), pairs))
+        shares = self.store.shares(self.by, self.template.schema)
+        found = [self._closing(mark, share) for share in shares]
+        return self._named(pl.concat([part.select(found[0].columns) for part in found]))
+
+    def _rows(self, panes: pl.Series, share: pl.Expr | None = None) -> pl.DataFrame:
+        return self.store.gather(self.template, panes, PANE, share)
+
+    def _open_in(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Return rows, or what is held of them, with each window that was open when they came."""
+        import polars as pl
+
+        several = rows.join(pairs, on=PANE, how="inner", maintain_order="left")
+        return several.filter(pl.col(END) > pl.col(OPEN))
+
+    def _closing(self, mark: int | None, share: pl.Expr | None) -> pl.DataFrame:
+        """Return the aggregates of the windows that close, of all keys or a share of them."""
+        import polars as pl
+
+        how: Aggregation = self.how
         if mark is not None and self.incremental and self.shared:
             panes, first, last = self._reach(mark)
-            rows = self.store.gather(self.template, pl.Series(panes), PANE)
-            return self._named(self.how.finished(self._shared(rows, first, last, mark)))
+            rows = self._rows(pl.Series(panes), share)
+            return how.finished(self._shared(rows, first, last, mark))
         pairs = self._pairs(mark)
-        rows = self.store.gather(self.template, pairs[PANE].unique(), PANE)
+        rows = self._rows(pairs[PANE].unique(), share)
         if self.incremental:
-            return self._named(self.how.finished(self._merged(rows, pairs)))
-        rows = rows.join(pairs, on=PANE, how="inner", maintain_order="left")
-        rows = rows.filter(pl.col(END) > pl.col(OPEN))
-        if self.sql:
-            return self._by_sql(rows)
-        ordered = rows.sort(ORDER, maintain_order=True)
+            return how.finished(self._merged(rows, pairs))
+        ordered = self._open_in(rows, pairs).sort(ORDER, maintain_order=True)
         grouped = ordered.group_by(*self.by, START, END, maintain_order=True)
-        return self._named(self.how.cast(grouped.agg(self.how.whole)))
+        return how.cast(grouped.agg(how.whole))
 
     def _merged(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Return the partial results of windows, from those of panes."""
-        import polars as pl
-
         merges = self.how.merges
         if self.single:  # a window is a pane: merge first, join less
             return rows.group_by(*self.by, PANE).agg(merges).join(pairs, on=PANE)
-        several = rows.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
-        return several.group_by(*self.by, START, END).agg(merges)
+        return self._open_in(rows, pairs).group_by(*self.by, START, END).agg(merges)
 
     def _shared(self, rows: pl.DataFrame, first: int, last: int, mark: int) -> pl.DataFrame:
         """Return the same for windows that overlap on the clock, from the first end to the last."""
@@ -215,7 +234,7 @@ class Panes(WindowOperator):
         if not apart.height:
             return found
         pairs = self._pairs(mark, apart[PANE].unique().sort().to_numpy())
-        several = apart.join(pairs, on=PANE).filter(pl.col(END) > pl.col(OPEN))
+        several = self._open_in(apart, pairs)
         both = pl.concat([found, several.select(found.columns)])
         return both.group_by(*self.by, START, END).agg(self.how.merges)
 

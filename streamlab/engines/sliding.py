@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Since, least, watermark
@@ -110,8 +112,11 @@ class Sliding(ByTime):
             high["\0low"]
         )  # no row of the key is that old: from its first on
         how: Aggregation = self.how
+        keys, times = rows["\0g"].to_numpy(), rows[TIME].to_numpy() // self.window.size
+        turns = (keys[1:] != keys[:-1]) | (times[1:] != times[:-1])
+        cells = np.concatenate([[0], np.cumsum(turns)])
         stretches = merged(
-            parts.select(how.parts), low.to_numpy(), (high["\0n"] + 1).to_numpy(), how
+            parts.select(how.parts), low.to_numpy(), (high["\0n"] + 1).to_numpy(), how, cells
         )
         return how.finished(stretches).with_columns(chosen["\0row"])
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,8 +87,21 @@ class Store:
         if held and sum(part.estimated_size() for part in held) > LIMIT_BYTES:
             self.parts = [p if isinstance(p, Spilled) else Spilled(p) for p in self.parts]
 
-    def gather(self, empty: pl.DataFrame, chosen: pl.Series | None, column: str) -> pl.DataFrame:
-        """Return all rows held whose ``column`` is one of ``chosen``; all of them for None."""
+    def shares(self, keys: Sequence[str], schema: Mapping[str, Any]) -> list[pl.Expr | None]:
+        """Return conditions that divide the keys, so that the rows of each fit in memory."""
+        import polars as pl
+
+        count = 1 + sum(isinstance(part, Spilled) for part in self.parts)
+        if count == 1 or not keys or any(schema[key].is_nested() for key in keys):
+            return [None]
+        number = pl.struct(keys).hash() % count
+        return [number == share for share in range(count)]
+
+    def gather(
+        self, empty: pl.DataFrame, chosen: pl.Series | None, column: str,
+        share: pl.Expr | None = None,
+    ) -> pl.DataFrame:  # fmt: skip
+        """Return the rows held whose ``column`` is one of ``chosen``, all for None; of a share only."""
         import polars as pl
 
         if chosen is not None and not len(chosen):
@@ -99,6 +112,8 @@ class Store:
         lazy += [pl.concat(held).lazy()] if held else []
         if chosen is not None:
             lazy = [part.filter(pl.col(column).is_in(chosen.implode())) for part in lazy]
+        if share is not None:
+            lazy = [part.filter(share) for part in lazy]
         return pl.concat([empty, *(part.collect().select(empty.columns) for part in lazy)])
 
     def replace(self, frame: pl.DataFrame) -> None:
