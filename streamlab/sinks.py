@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamlab.clock import NEVER
-from streamlab.engines.batch import BEFORE, TIME
+from streamlab.engines.batch import BEFORE, HIDDEN, TIME
 from streamlab.engines.local import visible
 from streamlab.errors import HistoryChanged, QueryError
 from streamlab.ingest import rows_of
@@ -72,8 +72,11 @@ class Sink(Protocol):
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
     """Return results as a user sees them in a stream or table: no hidden, no system columns."""
-    shown = visible(frame)
-    return shown.drop([name for name in shown.columns if name in SYSTEM_FIELDS])
+    import polars as pl
+
+    hidden = {*HIDDEN, *SYSTEM_FIELDS}
+    # A step of Polars would wait for the one that computes the next results meanwhile.
+    return pl.DataFrame([frame.get_column(n) for n in frame.columns if n not in hidden])
 
 
 def timed(frame: pl.DataFrame, time: str | None) -> pl.DataFrame:

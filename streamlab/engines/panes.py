@@ -186,7 +186,8 @@ class Panes(WindowOperator):
             return self._by_sql(self._open_in(self._rows(pairs[PANE].unique()), pairs))
         shares = self.store.shares(self.by, self.template.schema)
         found = [self._closing(mark, share) for share in shares]
-        return self._named(pl.concat([part.select(found[0].columns) for part in found]))
+        whole = [part.select(found[0].columns) for part in found[1:]]
+        return self._named(pl.concat([found[0], *whole]) if whole else found[0])
 
     def _rows(self, panes: pl.Series, share: pl.Expr | None = None) -> pl.DataFrame:
         return self.store.gather(self.template, panes, PANE, share)
