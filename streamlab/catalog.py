@@ -192,16 +192,17 @@ class Catalog:
             StreamNotFound: naming the nearest.
             CorruptSegment: ``stream.json`` is not what was written.
         """
-        path = self.folder / str(name) / "stream.json"
+        folder = f"{self.folder}/{name}"  # paths as text: this is asked at each append
         try:
-            if not (isinstance(name, str) and NAME.fullmatch(name)) or path.parent.is_symlink():
+            if not (isinstance(name, str) and NAME.fullmatch(name)) or os.path.islink(folder):  # noqa: PTH114
                 raise FileNotFoundError  # noqa: TRY301
-            stat = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+            stat = os.stat(f"{folder}/stream.json", follow_symlinks=False)  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
             raise self._not_found(name) from None
         version = (stat.st_ino, stat.st_mtime_ns)
         known = self._known.get(name)
         if known is None or known[0] != version:
+            path = Path(folder, "stream.json")
             known = self._known[name] = (version, _parse(load_json(disk.read(path), path), path))
         return known[1]
 

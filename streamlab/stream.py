@@ -212,18 +212,19 @@ class Stream(Querying, Shown):
 
     # -- appending ---------------------------------------------------------------------------
 
-    def _writable(self) -> None:
-        name = self.name  # a stream that was dropped says so
+    def _writable(self) -> StreamInfo:
+        info = self._info  # a stream that was dropped says so
         if self._read_only:
             raise ReadOnly(
-                f'stream "{name}" takes no rows here: {self._read_only}',
+                f'stream "{info.name}" takes no rows here: {self._read_only}',
                 hint="append to the stream itself: lab[name]",
             )
-        if self._info.job is not None:
+        if info.job is not None:
             raise ReadOnly(
-                f'stream "{name}" holds the results of job "{self._info.job}" and takes no other rows',
+                f'stream "{info.name}" holds the results of job "{info.job}" and takes no other rows',
                 hint="append to a stream of your own",
             )
+        return info
 
     def append(self, data: Any, *, timeout: float | None = 10.0) -> range:
         """Append rows and return the offsets they got.
@@ -239,10 +240,10 @@ class Stream(Querying, Shown):
             StreamLocked: another process writes, for longer than ``timeout`` seconds.
             WriterPoisoned: a sync failed; close the lab and open it again.
         """
-        self._writable()
+        info = self._writable()
         if isinstance(data, Stream):
-            data = data._scan.fix().reader(list(self.schema.names))  # noqa: SLF001
-        return ingest.append(self._scan.log, self._info, data, timeout)
+            data = data._scan.fix().reader(list(info.schema.names))  # noqa: SLF001
+        return ingest.append(self._scan.log, info, data, timeout)
 
     def writer(
         self,
