@@ -45,7 +45,8 @@ rows = st.tuples(
     st.sampled_from([1.5, 2.5, None, float("nan")]), st.integers(-9, 9),
 )  # fmt: skip
 beats = st.integers(0, 400)
-logs = st.lists(st.one_of(rows, rows, rows, rows, beats), max_size=40)
+entries = st.one_of(rows, rows, rows, rows, beats)
+logs = st.lists(entries, max_size=40)
 chunks = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 WINDOWS = [
     ("tumbling", 10, 10, 0), ("tumbling", 10, 10, 3), ("hopping", 30, 10, 0), ("hopping", 25, 10, 4),

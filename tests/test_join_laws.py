@@ -1,0 +1,134 @@
+"""Laws of joins that go on: stopped anywhere and run again, and looked at as they come."""
+
+import polars as pl
+import pytest
+import query_oracle as oracle
+from hypothesis import given
+from hypothesis import strategies as st
+from test_query_laws import (  # noqa: F401
+    LAWS,
+    SECOND,
+    _quiet_and_whole,
+    chunks,
+    entries,
+    extend,
+    hold,
+    holding,
+    made,
+    stream_of,
+)
+
+from streamlab import job as running
+from streamlab.engines import local
+from streamlab.testing import temp_lab
+
+delays = st.sampled_from([0, 5, 20])
+parts = st.lists(st.tuples(st.booleans(), st.lists(entries, max_size=12)), min_size=1, max_size=6)
+KINDS = {
+    "as of": lambda a, b: a.join_asof(b, by="k"),
+    "as of, near": lambda a, b: a.join_asof(b, by="k", tolerance="10s"),
+    "pairs": lambda a, b: a.join(b, on="k", within=("-5s", "10s")),
+}
+kinds = st.sampled_from(list(KINDS))
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+    monkeypatch.setattr(running, "MANY_ROWS", running.MANY_ROWS)
+
+
+def wanted(kind, left, right, delay):
+    """The offsets of the rows that are joined for good, by the oracle."""
+    micros = delay * SECOND
+    if kind == "pairs":
+        found = oracle.interval(left, right, ("k",), -5 * SECOND, 10 * SECOND, (micros, micros))
+        return sorted((x["offset"], y["offset"]) for x, y in found)
+    limit = 10 * SECOND if kind == "as of, near" else None
+    found, _ = oracle.asof(left, right, ("k",), limit, micros)
+    return sorted(
+        (row["offset"], -1 if best is None else best["offset"])
+        for row, best, final in found
+        if final
+    )
+
+
+def offsets(frame):
+    return sorted(frame.select("left", pl.col("o").fill_null(-1)).rows())
+
+
+def grown(lab, delay, sizes):
+    """Two empty streams, and what makes each of them grow by what is drawn."""
+    sides = [stream_of(lab, name, [], delay, sizes) for name in "ab"]
+    logs_ = [[], []]
+
+    def grow(right, drawn):
+        log = logs_[right]
+        before = len(log)
+        shift = sum(entry[0] for entry in drawn_so_far[right])
+        drawn_so_far[right] += [entry for entry in drawn if not isinstance(entry, int)]
+        first = sum(isinstance(entry, dict) for entry in log)
+        for entry in made(drawn):
+            if isinstance(entry, dict):
+                entry = {  # noqa: PLW2901
+                    **entry, "t": entry["t"] + shift * SECOND, "offset": entry["offset"] + first
+                }  # fmt: skip
+            log.append(entry)
+        extend(sides[right], log[before:], sizes)
+
+    drawn_so_far = [[], []]
+    left = sides[0].with_columns(left=pl.col("_offset"))
+    return left, sides[1].select("ts", "k", o=pl.col("_offset")), logs_, grow
+
+
+@given(kinds, parts, delays, chunks, st.sampled_from([1, 7, 1000]), holding)
+@LAWS
+def test_a_join_that_is_stopped_anywhere_gives_each_row_once(kind, grows, delay, sizes, epoch, how):
+    """A job that is stopped and run again between appends of either side loses and doubles nothing."""
+    hold(how)
+    local.EPOCH_ROWS, running.MANY_ROWS = epoch, 1
+    with temp_lab() as lab:
+        left, right, (one, two), grow = grown(lab, delay, sizes)
+        query = KINDS[kind](left, right)
+        for side, drawn in grows:
+            grow(side, drawn)
+            query.run("out").wait(30).stop()
+        assert offsets(lab["out"].to_polars()) == wanted(kind, one, two, delay)
+
+
+@given(kinds, parts, delays, chunks, st.sampled_from([1, 7, 1000]), holding)
+@LAWS
+def test_a_join_that_is_followed_gives_what_its_history_gives(
+    kind, grows, delay, sizes, epoch, how
+):
+    """Looked at after each append, the rows that came are those of the whole history."""
+    hold(how)
+    local.EPOCH_ROWS = epoch
+    with temp_lab() as lab:
+        left, right, (one, two), grow = grown(lab, delay, sizes)
+        query = KINDS[kind](left, right)
+        results, frames = query.follow(), []
+        for side, drawn in grows:
+            grow(side, drawn)
+            while (frame := results.poll()).height or results.behind:
+                frames.append(frame)
+        found = pl.concat([*frames, query.collect("final").clear()])
+        assert offsets(found) == wanted(kind, one, two, delay)
+        assert offsets(query.collect("final")) == wanted(kind, one, two, delay)
+
+
+def test_a_join_that_lets_go_too_early_is_found_out(monkeypatch):
+    """The control: were rows let go of a second too early, a pair would be missing."""
+    from streamlab.engines.held import Held
+
+    real = Held.let_go
+    monkeypatch.setattr(Held, "let_go", lambda self, below: real(self, below + SECOND * 6))
+    with temp_lab() as lab:
+        left, right, (one, two), grow = grown(lab, 0, [5])
+        query = KINDS["pairs"](left, right)
+        row = lambda step: (step, 0, "a", None, 1.5, 1)  # noqa: E731
+        job = query.run("out")
+        for side, drawn in [(True, [row(0)]), (False, [row(2)]), (True, [row(4)])] * 2:
+            grow(side, drawn)
+            job.wait(30)
+        found = offsets(lab["out"].to_polars())
+        assert found != wanted("pairs", one, two, 0)
