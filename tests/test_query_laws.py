@@ -552,28 +552,48 @@ QUERIES = {
     "sessions": lambda s: s.window(sl.session("20s"), by="k").agg(**AGGREGATES),
     "steps": lambda s: s.filter(pl.col("i") > -5).with_columns(j=pl.col("i") * 2, one=pl.lit(1))
     .window(sl.cumulative("30s", "10s"), by="k").agg(n=pl.len(), j=pl.col("j").sum()),
+    "more columns": lambda s: s.with_columns(j=pl.col("i") * 2, one=pl.lit(1)),
+    "more, then sliding": lambda s: s.with_columns(j=pl.col("i") * 2)
+    .window(sl.sliding("15s"), by="k").agg(t=pl.col("j").sum(), mid=pl.col("i").median()),
+    "more, then pairs": lambda s: s.with_columns(j=pl.col("i") * 2)
+    .join(s.with_columns(y=pl.col("i")).select("ts", "k", "y"), on="k", within=("-5s", "5s")),
+    "more, then unique": lambda s: s.with_columns(j=pl.col("i") * 2).unique("j", within="5s"),
+    "more, then sessions": lambda s: s.with_columns(j=pl.col("i") * 2)
+    .window(sl.session("20s"), by="k").agg(mid=pl.col("j").median()),
     "rows": lambda s: s.select("k", two=pl.lit(2)).filter(pl.col("k").is_not_null()),
     "all columns": lambda s: s.with_columns(pl.selectors.float() * 2).filter(pl.col("i") < 5),
     "places": lambda s: s.select("_offset", "_append_time", "i", "ts"),
     "recomputed": lambda s: s.window(sl.tumbling("10s"), by="k").agg(m=pl.col("i").median()),
-    "a join": lambda s: s.join_asof(s.select("ts", "k", y="i"), by="k"),
+    "a join": lambda s: s.with_columns(j=pl.col("i")).join_asof(s.select("ts", "k", y="i"), by="k"),
 }  # fmt: skip
+
+
+READINGS = [
+    (1 << 17, 1 << 20, False), (1, 1 << 20, False), (1, 3, False), (1 << 17, 3, True),
+    (1, 1 << 20, True), (1, 3, True), (1, 4, True),
+]  # fmt: skip
+"""From how many rows on Polars reads them, how many are taken at a time, whether all are sealed."""
 
 
 @pytest.mark.parametrize("name", QUERIES)
 @LAWS
 @given(logs, chunks, delays)
 def test_rows_left_to_polars_to_read_are_the_same_rows(name, log, sizes, delay):
-    """Whether a sealed file is read by Polars, fused with the first steps, or batch by batch."""
-    query, found = QUERIES[name], []
+    """Whether a sealed file is read by Polars, fused with the first steps, or batch by batch.
+
+    So it is where the end of the stream is not sealed yet, and comes batch by batch after the rest.
+    """
+    query, found, whole = QUERIES[name], [], made(log)
     with temp_lab() as lab, pytest.MonkeyPatch.context() as patch:
-        stream = stream_of(lab, "s", made(log), delay, sizes)
+        stream = stream_of(lab, "s", whole[: len(whole) // 2], delay, sizes)
         stream.seal()
-        for least in (1 << 17, 1):
+        extend(stream, whole[len(whole) // 2 :], sizes)
+        for least, epoch, sealed in READINGS:
+            if sealed:
+                stream.seal()
             patch.setattr(source, "AHEAD_ROWS", least)
-            for epoch in (1 << 20, 3, 4):
-                patch.setattr(local, "EPOCH_ROWS", epoch)
-                found.append((query(stream).collect(emit="all"), query(stream).late()))
+            patch.setattr(local, "EPOCH_ROWS", epoch)
+            found.append((query(stream).collect(emit="all"), query(stream).late()))
     for frame, late in found[1:]:
         _equal_floats(frame, found[0][0])
         assert late.equals(found[0][1], null_equal=True)

@@ -92,10 +92,14 @@ def projecting(columns: Sequence[pl.Expr], *, keep: bool) -> RowStep:
 
     if any(_many(column) for column in columns):  # it would see the hidden ones
         return RowStep(step)
-    hidden = pl.selectors.starts_with("\0")
+    hidden = pl.selectors.starts_with("\0")  # they stay the last ones, as in `step`
     return RowStep(
         step,
-        lambda rows: rows.with_columns(*columns) if keep else rows.select(*columns, hidden),
+        lambda rows: (
+            rows.with_columns(*columns).select(~hidden, hidden)
+            if keep
+            else rows.select(*columns, hidden)
+        ),
     )
 
 
