@@ -94,8 +94,9 @@ class Querying:
                     hint='filter(pl.col("price") > 0); .sql("SELECT * FROM this WHERE ...") takes text',
                 )
         exprs = [expression_of(condition, "filter") for condition in given]
-        exprs += [pl.col(name) == expression_of(v, "filter") if not isinstance(v, str) else pl.col(name) == v
-                  for name, v in equal.items()]  # fmt: skip
+        for name, value in equal.items():
+            plain = isinstance(value, str | bool)
+            exprs.append(pl.col(name) == (value if plain else expression_of(value, "filter")))
         if not exprs:
             raise QueryError("filter takes a condition", hint='filter(pl.col("price") > 0)')
         for expr in exprs:

@@ -140,7 +140,10 @@ def test_a_mistake_in_sql_is_named_with_the_way_out(made, text, says):
 
 def test_a_column_may_be_named_like_a_condition(made):
     """A text that is a column's name is that column, whatever is in it."""
-    assert made["trades"].filter("is fine").collect().height == 100
+    trades = made["trades"]
+    assert trades.filter("is fine").collect().height == 100
+    assert trades.with_columns(odd=col("size") % 2 == 1).filter(odd=True).collect().height == 50
+    assert trades.filter(symbol="A", size=2).collect().height == 1
 
 
 @pytest.mark.parametrize("habit", HABITS)
