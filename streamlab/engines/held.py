@@ -23,7 +23,7 @@ from streamlab.engines.spill import Spilled
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Held", "span"]
+__all__ = ["Held", "rows_of", "span"]
 
 LIMIT_BYTES = 512 << 20
 """How much is held in memory."""
@@ -60,6 +60,11 @@ def span(numbers: pl.Series) -> tuple[int, int]:
     assert isinstance(least_, int)
     assert isinstance(greatest, int)
     return least_, greatest
+
+
+def rows_of(count: int, name: str) -> str:
+    """Return how many rows of a stream, as people say it."""
+    return f"{count:,} row{'s' * (count != 1)} of {name}"
 
 
 class Held:

@@ -25,7 +25,7 @@ from streamlab.engines.batch import (
     least,
     watermark,
 )
-from streamlab.engines.held import Held, span
+from streamlab.engines.held import Held, rows_of, span
 from streamlab.engines.state import marks_of
 
 if TYPE_CHECKING:
@@ -240,8 +240,10 @@ class AsofJoiner(_Joiner):
         left, right = self.sides
         waiting, held = left.held.count(), right.held.count()
         held += 0 if self.latest is None else self.latest.height
-        lines = [f"{waiting:,} rows of {left.name} wait{left.held.where}, "
-                 f"{held:,} rows of {right.name} held{right.held.where}"]  # fmt: skip
+        lines = [
+            f"{rows_of(waiting, left.name)} wait{'s' * (waiting == 1)}{left.held.where}, "
+            f"{rows_of(held, right.name)} held{right.held.where}"
+        ]
         if waiting:
             lines.append(f"{left.name} waits for {right.name}, {_stands(right)}")
         return lines
@@ -347,7 +349,7 @@ class IntervalJoiner(_Joiner):
         held = [side.held.count() for side in self.sides]
         slow = min(self.sides, key=lambda side: side.mark)
         return [
-            f"{held[0]:,} rows of {left.name}{left.held.where} and {held[1]:,} of "
+            f"{rows_of(held[0], left.name)}{left.held.where} and {held[1]:,} of "
             f"{right.name}{right.held.where} held for a match",
             f"{slow.name}, {_stands(slow)}, holds back the watermark of the pairs",
         ]
