@@ -83,6 +83,7 @@ def mirror(command):
     deadly(command)
     with sl.open(command["path"], sync="os") as lab:
         stream = lab["s"]
+        stream.flush()  # rows whose writer died before it could tell are counted from here on
         job = stream.to_duckdb(command["database"], follow=True)
         for _ in range(20):
             end = stream.end_offset
