@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import held, joins, local, source, spill, state
+from streamlab.engines import held, joins, local, sliding, source, spill, state
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -58,8 +58,9 @@ holding = st.sampled_from(["as usual", "in small parts", "in files"])
 
 
 LIMITS = {
-    held: {"MERGED_ROWS": 3, "LIMIT_BYTES": held.LIMIT_BYTES},
+    held: {"MERGED_ROWS": 3, "FEW_ROWS": 0, "LIMIT_BYTES": held.LIMIT_BYTES},
     joins: {"KEPT_ROWS": 3},
+    sliding: {"CELLS": 3, "MANY_PAIRS": 5},
     spill: {"LIMIT_BYTES": spill.LIMIT_BYTES},
 }
 
@@ -238,16 +239,20 @@ def test_sessions_are_what_the_rules_say(drawn, by, delay, sizes, end, epoch):
         same(wider.collect().drop("several"), as_table(found, by))
 
 
-@given(logs, keys, delays, chunks, st.sampled_from([1, 7, 1000]), st.booleans())
+SUMS = {name: AGGREGATES[name] for name in ("n", "count", "total", "low")}
+
+
+@given(
+    logs, keys, delays, chunks, st.sampled_from([1, 7, 1000]),
+    st.sampled_from([AGGREGATES, SUMS, RECOMPUTED]), holding,
+)  # fmt: skip
 @LAWS
-def test_sliding_results_are_what_the_rules_say(drawn, by, delay, sizes, epoch, rolling):
+def test_sliding_results_are_what_the_rules_say(drawn, by, delay, sizes, epoch, chosen, how):
     """A row's aggregates cover its key's rows up to it, wherever they were appended."""
+    hold(how)
     log = made(drawn)
     late_after = None if delay is None else delay * SECOND
     found, late = oracle.sliding(log, 15 * SECOND, by, late_after)
-    chosen = dict(AGGREGATES)
-    if rolling:
-        chosen = {name: AGGREGATES[name] for name in ("n", "count", "total", "low")}
     with temp_lab() as lab:
         stream = stream_of(lab, "s", log, delay, sizes)
         local.EPOCH_ROWS = epoch

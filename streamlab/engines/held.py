@@ -12,7 +12,7 @@ given again, although it may stay in its part for a while; a file is gone when n
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ __all__ = ["Held", "rows_of", "span"]
 
 LIMIT_BYTES = 512 << 20
 """How much is held in memory."""
+
+FEW_ROWS = 100_000
+"""So many more rows than there were are held before they are condensed."""
 
 MERGED_ROWS = 65_536
 """Parts are merged up to so many rows."""
@@ -74,6 +77,7 @@ class Held:
         self.time = time
         self.parts: list[_Part] = []
         self.places: list[tuple[int, Since]] = []  # first order of what was added, and its place
+        self.condensed = 0  # how many rows there were when they were condensed
 
     def copy(self) -> Held:
         """Return another one that holds the same."""
@@ -97,7 +101,8 @@ class Held:
 
     def _part(self, frame: pl.DataFrame) -> _Part:
         rows = frame.rechunk() if frame.height <= MERGED_ROWS else frame
-        return _Part(rows, frame.height, *span(frame[self.time]), span(frame[ORDER])[0])
+        order = span(frame[ORDER])[0] if ORDER in frame.columns else 0
+        return _Part(rows, frame.height, *span(frame[self.time]), order)
 
     @staticmethod
     def _small(before: _Part, part: _Part) -> bool:
@@ -114,6 +119,20 @@ class Held:
             part if isinstance(part.rows, Spilled) else replace(part, rows=Spilled(part.rows))
             for part in self.parts
         ]
+
+    def condense(self, how: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+        """Make one part of those in memory, if much has come since that was done last."""
+        import polars as pl
+
+        held = [part for part in self.parts if not isinstance(part.rows, Spilled)]
+        height = sum(part.height for part in held)
+        if len(held) < 2 or height <= 2 * self.condensed + FEW_ROWS:
+            return
+        rows = how(pl.concat([part.lazy(self.time).collect() for part in held]))
+        rows = rows.select(held[0].lazy(self.time).collect_schema().names())
+        self.condensed = rows.height
+        files = [part for part in self.parts if isinstance(part.rows, Spilled)]
+        self.parts = [*files, *([self._part(rows)] if rows.height else [])]
 
     # -- looking -----------------------------------------------------------------------------
 
