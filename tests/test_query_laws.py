@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import held, joins, local, sliding, source, spill, state
+from streamlab.engines import held, joins, local, sessions, sliding, source, spill, state
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -60,6 +60,7 @@ holding = st.sampled_from(["as usual", "in small parts", "in files"])
 LIMITS = {
     held: {"MERGED_ROWS": 3, "FEW_ROWS": 0, "LIMIT_BYTES": held.LIMIT_BYTES},
     joins: {"KEPT_ROWS": 3},
+    sessions: {"SPLIT": 2, "MANY_SHARES": 4, "LIMIT_BYTES": sessions.LIMIT_BYTES},
     sliding: {"CELLS": 3, "MANY_PAIRS": 5},
     spill: {"LIMIT_BYTES": spill.LIMIT_BYTES},
 }
@@ -72,7 +73,7 @@ def hold(how):
             if how != "as usual":
                 setattr(module, name, value)
     if how == "in files":
-        held.LIMIT_BYTES = spill.LIMIT_BYTES = 1
+        held.LIMIT_BYTES = spill.LIMIT_BYTES = sessions.LIMIT_BYTES = 1
 
 
 @pytest.fixture(autouse=True)
@@ -219,10 +220,11 @@ def test_windows_are_what_the_rules_say(drawn, window, by, delay, sizes, end, ep
         assert job.progress.rows_in == sum(isinstance(e, dict) for e in log)
 
 
-@given(logs, keys, delays, chunks, st.booleans(), st.sampled_from([1, 7, 1000]))
+@given(logs, keys, delays, chunks, st.booleans(), st.sampled_from([1, 7, 1000]), holding)
 @LAWS
-def test_sessions_are_what_the_rules_say(drawn, by, delay, sizes, end, epoch):
+def test_sessions_are_what_the_rules_say(drawn, by, delay, sizes, end, epoch, how):
     """Sessions merge, close and lose late rows as the oracle's do."""
+    hold(how)
     log = made(drawn)
     late_after = None if delay is None else delay * SECOND
     whole = [*log, oracle.END] if end else log

@@ -160,8 +160,12 @@ class Held:
     @property
     def where(self) -> str:
         """A remark on what is held on disk."""
-        files = sum(isinstance(part.rows, Spilled) for part in self.parts)
-        return f" ({files} files on disk)" if files else ""
+        return f" ({self.files} files on disk)" if self.files else ""
+
+    @property
+    def files(self) -> int:
+        """How many parts wait in files."""
+        return sum(isinstance(part.rows, Spilled) for part in self.parts)
 
     def since(self, *also: int) -> Since | None:
         """Return the earliest offsets that the rows rest on, and those of some other orders."""

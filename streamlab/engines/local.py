@@ -30,9 +30,10 @@ from streamlab.engines.rows import (
     projecting,
     sql_step,
 )
+from streamlab.engines.sessions import Sessions
 from streamlab.engines.sliding import Sliding
 from streamlab.engines.source import SourceReader
-from streamlab.engines.state import GAP, Sessions, WindowOperator
+from streamlab.engines.state import GAP, WindowOperator
 from streamlab.errors import QueryError, StreamlabError
 from streamlab.scan import Scan, Snapshot
 

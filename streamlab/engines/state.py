@@ -1,8 +1,8 @@
-"""The state of windows: what all share, and sessions.
+"""The state of windows: what all kinds of them share.
 
-What is kept is either the partial results of each key and session, or, where an aggregation cannot be
-split, the rows themselves; beyond a limit they go to files. Both are merged when a window closes,
-and peeked at by merging them without letting go.
+What is kept is either partial results, or, where an aggregation cannot be split, the rows themselves;
+beyond a limit they go to files. Both are merged when a window closes, and peeked at by merging them
+without letting go.
 
 Invariants: a row is judged by its own watermark; what is kept belongs to open windows; results come
 in the order (window_end, window_start, keys).
@@ -10,7 +10,6 @@ in the order (window_end, window_start, keys).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from streamlab.aggregate import Aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Operator, Since, watermark
-from streamlab.engines.spill import Store
 from streamlab.window import Window
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ __all__ = [
     "OPEN",
     "START",
     "ByTime",
-    "Sessions",
     "WindowOperator",
     "marks_of",
     "reduced",
@@ -43,9 +40,6 @@ __all__ = [
 OPEN = "\0open"
 START = "\0start"
 END = "\0end"
-FIRST = "\0first"
-LAST = "\0last"
-SESSION = "\0session"
 GAP = "\0gap"
 """Whether a row of an inner window may lack rows: so may the outer one that it is in."""
 
@@ -281,208 +275,3 @@ class ByTime(WindowOperator):
 
     def _ends(self, times: Times) -> tuple[Times, Times]:
         return times + 1, times + 1  # late iff time < W
-
-
-class Sessions(ByTime):
-    """Sessions: the rows of a key that follow each other within a gap."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.open: pl.DataFrame | None = None  # by, FIRST, LAST, since..., partials
-        self.rows = Store()  # where aggregates need them
-
-    def prepare(self, empty: pl.DataFrame) -> None:
-        """Learn the columns that will come."""
-        self.template = empty.select(*self.columns, ORDER, TIME)
-        self.nothing = self._nothing()
-
-    def push(self, port: int, batch: Batch) -> Batch:
-        """Take rows; return the sessions that close."""
-        self._absorb(batch)
-        frame, since = self._close(watermark(batch.stream_time, self.late_delay), batch.since)
-        return self.give(frame, batch.stream_time, since)
-
-    def _absorb(self, batch: Batch) -> None:
-        import polars as pl
-
-        if not batch.lazy and not batch.frame.height:
-            return
-        unjudged = self.incremental and self.ordered(batch)
-        rows = (batch.rows if unjudged else self.on_time(batch)).lazy()
-        # Rows of a key that lie in one stretch as long as the gap are of one session.
-        stretch = pl.col(TIME) // self.window.size
-        placed = rows.with_columns(stretch.alias(SESSION))
-        bounds = [pl.col(TIME).min().alias(FIRST), pl.col(TIME).max().alias(LAST)]
-        keys = [*self.by, SESSION]
-        if self.incremental:
-            found = reduced(placed, keys, self.how, bounds)
-        else:
-            self.rows.add(rows.select(*self.columns, ORDER, TIME).collect())
-            found = placed.group_by(keys).agg(bounds).collect()
-        if not found.height:
-            return
-        found = found.drop(SESSION).with_columns(
-            pl.lit(offset, pl.Int64).alias(f"\0since{i}") for i, offset in enumerate(batch.since)
-        )
-        found = self._chained(found)
-        self.open = found if self.open is None else self._joined(self.open, found)
-
-    def _chained(self, parts: pl.DataFrame) -> pl.DataFrame:
-        """Return the sessions that stretches of rows make, in the order of keys and times."""
-        import polars as pl
-
-        parts = parts.sort(*self.by, FIRST)
-        far = (pl.col(FIRST) - pl.col(LAST).shift() >= self.window.size).fill_null(value=True)
-        begins = pl.any_horizontal(far, *self._changed()).alias("\0begins")
-        return self._united(parts.with_columns(begins))
-
-    def _changed(self) -> list[pl.Expr]:
-        """Return of each key whether it is another one than in the row before."""
-        import polars as pl
-
-        return [pl.col(key).ne_missing(pl.col(key).shift()) for key in self.by]
-
-    def _united(self, parts: pl.DataFrame) -> pl.DataFrame:
-        """Make one of each part that begins a session and those that follow it."""
-        import polars as pl
-
-        alone = pl.col("\0begins") & pl.col("\0begins").shift(-1, fill_value=True)
-        merges = [pl.col(key).first() for key in self.by]
-        merges += [pl.col(FIRST).min(), pl.col(LAST).max()]
-        merges += [pl.col(c).min() for c in parts.columns if c.startswith("\0since")]
-        if self.incremental:
-            merges += self.how.merges
-        number = pl.col("\0begins").cum_sum().alias(SESSION)
-        several = parts.with_columns(number).filter(~alone)
-        merged = several.group_by(SESSION, maintain_order=True).agg(merges).drop(SESSION)
-        return pl.concat([parts.filter(alone).select(merged.columns), merged])
-
-    def _joined(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-        """Return the sessions of both, those that touch made one; only keys that are new are looked at."""
-        import polars as pl
-
-        rest = old.clear()
-        if self.by and new.height * 4 < old.height:
-            keys = new.select(self.by).unique().with_columns(pl.lit(0, pl.Int8).alias("\0same"))
-            same = old.with_columns(pl.lit(0, pl.Int8).alias("\0same")).with_row_index("\0n")
-            on = [*self.by, "\0same"]
-            touched = same.join(keys, on=on, how="semi", nulls_equal=True)["\0n"]
-            mask = np.zeros(old.height, dtype=np.bool_)
-            mask[touched.to_numpy()] = True
-            rest, old = old.filter(~pl.Series(mask)), old.filter(pl.Series(mask))
-        side = pl.lit(0, pl.Int8).alias("\0side")
-        both = pl.concat([old.with_columns(side), new.select(old.columns).with_columns(side + 1)])
-        both = both.sort(*self.by, FIRST, maintain_order=True)
-        both = self._touching(both)
-        parts = [rest, self._united(both)]
-        return pl.concat([part.select(old.columns) for part in parts])
-
-    def _touching(self, both: pl.DataFrame) -> pl.DataFrame:
-        """Mark where sessions begin, in rows sorted by key and first time.
-
-        Sessions of one side lie apart and in order, so the last of each side before a row reaches
-        furthest.
-        """
-        import polars as pl
-
-        group = pl.any_horizontal(*self._changed(), pl.int_range(pl.len()) == 0).cum_sum()
-        both = both.with_columns(group.alias("\0g"))
-        reaches = []
-        for number in (0, 1):
-            mine = pl.when(pl.col("\0side") == number)
-            last, its = (mine.then(pl.col(c)).forward_fill().shift() for c in (LAST, "\0g"))
-            reaches.append(pl.when(its == pl.col("\0g")).then(last))
-        far = pl.col(FIRST) - pl.max_horizontal(reaches) >= self.window.size
-        return both.with_columns(far.fill_null(value=True).alias("\0begins"))
-
-    def _close(self, mark: int, since: Since) -> tuple[pl.DataFrame, Since]:
-        """Return the sessions that end at or before a watermark, and let go of them."""
-        import polars as pl
-
-        if self.open is None or not self.open.height:
-            return self._merged(None), since
-        if mark == FOREVER:
-            closed, self.open = self.open, self.open.clear()
-        else:
-            over = pl.col(LAST) + self.window.size <= mark
-            closed, self.open = self.open.filter(over), self.open.filter(~over)
-        if closed.height:
-            since = _since_of(closed) or since
-        return self._merged(closed), since
-
-    def _merged(self, closed: pl.DataFrame | None) -> pl.DataFrame:
-        import polars as pl
-
-        bounds = [pl.col(FIRST).alias(START), (pl.col(LAST) + self.window.size).alias(END)]
-        if closed is None or not closed.height:
-            return self.nothing
-        if self.incremental:
-            wanted = closed.select(*self.by, *bounds, pl.selectors.starts_with("\0p"))
-            return self._named(self.how.finished(wanted))
-        rows = self._taken(closed.select(*self.by, *bounds))
-        if self.sql:
-            return self._by_sql(rows)
-        grouped = rows.sort(ORDER).group_by(*self.by, START, END, maintain_order=True)
-        return self._named(self.how.cast(grouped.agg(self.how.whole)))
-
-    def _nothing(self) -> pl.DataFrame:
-        """Return the result of no sessions at all, which has its columns."""
-        import polars as pl
-
-        empty = self.template.clear().with_columns(
-            pl.lit(0, pl.Int64).alias(START), pl.lit(0, pl.Int64).alias(END)
-        )
-        if self.sql:
-            return self._by_sql(empty)
-        grouped = empty.group_by(*self.by, START, END)
-        return self._named(self.how.cast(grouped.agg(self.how.whole)))
-
-    def _taken(self, closed: pl.DataFrame) -> pl.DataFrame:
-        """Take the rows of closed sessions out of what is held."""
-        import polars as pl
-
-        rows = self.rows.gather(self.template.clear(), None, TIME)
-        marks = closed.with_columns(pl.col(START).alias(TIME), pl.lit(0).alias("\0row"))
-        both = pl.concat([marks, rows.with_columns(pl.lit(1).alias("\0row"))], how="diagonal")
-        both = both.sort(TIME, "\0row", maintain_order=True)
-        filled = [pl.col(c).forward_fill() for c in (START, END)]
-        both = both.with_columns([f.over(self.by) for f in filled] if self.by else filled)
-        both = both.filter(pl.col("\0row") == 1).drop("\0row")
-        inside = (pl.col(END).is_not_null()) & (pl.col(TIME) < pl.col(END))
-        self.rows.replace(both.filter(~inside).select(rows.columns).sort(ORDER))
-        return both.filter(inside)
-
-    def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the open sessions, with the rows that the step before would give."""
-        other = copy.copy(self)
-        other.rows, other.on_late = self.rows.copy(), None
-        if rows and rows[0].height:
-            width = (
-                0 if self.open is None else sum(c.startswith("\0since") for c in self.open.columns)
-            )
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * max(width, 1), FOREVER))
-        return self.placed(other._close(FOREVER, ())[0])
-
-    def since(self) -> Since | None:
-        """Return the earliest offsets that an open session rests on."""
-        return None if self.open is None or not self.open.height else _since_of(self.open)
-
-    def report(self) -> list[str]:
-        """Return what is open and what closes next."""
-        import polars as pl
-
-        if self.open is None or not self.open.height:
-            return ["0 sessions open"]
-        end = int(self.open.select(pl.col(LAST).min()).item()) + self.window.size
-        return [
-            f"{self.open.height:,} sessions open"
-            + ("" if self.incremental else f", {self.rows.height:,} rows held{self.rows.where}"),
-            f"the next one ends {format_instant(end)} if nothing comes, and closes {self._when(end)}",
-        ]  # fmt: skip
-
-
-def _since_of(frame: pl.DataFrame) -> Since | None:
-    import polars as pl
-
-    found = frame.select(pl.selectors.starts_with("\0since").min()).row(0)
-    return tuple(FOREVER if value is None else int(value) for value in found)
