@@ -90,6 +90,7 @@ class Held:
     def take(self, how, low, high):
         run, oracle = self.run, self.run.oracle
         run.clock.advance("1s")
+        self.do("retain", None)  # or the stream does so by itself, while the oracle is asked
         width = oracle.end - oracle.start
         a, b = sorted([oracle.start + int(low * width), oracle.start + int(high * width)])
         time = oracle.rows[a]["append_time"] if a < oracle.end else run.clock.now() - 1
