@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 import query_oracle as oracle
+from drawing import lists
 from hypothesis import given
 from hypothesis import strategies as st
 from test_query_laws import (  # noqa: F401
@@ -15,6 +16,7 @@ from test_query_laws import (  # noqa: F401
     hold,
     holding,
     made,
+    picked,
     stream_of,
 )
 
@@ -23,7 +25,7 @@ from streamlab.engines import local
 from streamlab.testing import temp_lab
 
 delays = st.sampled_from([0, 5, 20])
-parts = st.lists(st.tuples(st.booleans(), st.lists(entries, max_size=12)), min_size=1, max_size=6)
+parts = st.lists(st.tuples(st.booleans(), lists(entries, 12, picked)), min_size=1, max_size=6)
 KINDS = {
     "as of": lambda a, b: a.join_asof(b, by="k"),
     "as of, near": lambda a, b: a.join_asof(b, by="k", tolerance="10s"),
@@ -72,6 +74,8 @@ def grown(lab, delay, sizes):
                 entry = {  # noqa: PLW2901
                     **entry, "t": entry["t"] + shift * SECOND, "offset": entry["offset"] + first
                 }  # fmt: skip
+            else:
+                entry += shift * SECOND  # noqa: PLW2901
             log.append(entry)
         extend(sides[right], log[before:], sizes)
 

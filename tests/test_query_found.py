@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import streamlab as sl
+from streamlab.engines import local, sliding
 from streamlab.testing import temp_lab
 
 BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
@@ -402,3 +403,23 @@ def test_a_long_sliding_window_of_many_keys(lab):
     stream = lab.create("many", pl.DataFrame({"ts": ts, "k": keys, "v": [1] * 4000}), time="ts")
     found = stream.window(sl.sliding("330000d"), by="k").agg(n=pl.col("v").sum()).collect()
     assert found["n"].to_list() == [1] * 2000 + [2] * 2000
+
+
+def test_a_step_of_a_sliding_window_looks_at_what_comes_in_it(lab, monkeypatch):
+    """Not at everything that is held: 18,000 rows are, and 500 come at a time."""
+    count = 20_000
+    ts = [BASE + dt.timedelta(milliseconds=50 * n) for n in range(count)]
+    stream = lab.create("t", pl.DataFrame({"ts": ts, "v": range(count)}), time="ts")
+    monkeypatch.setattr(local, "EPOCH_ROWS", 500)
+    looked_at = []
+    reduced = sliding.reduced
+
+    def counted(rows, keys, *more):
+        looked_at.append(rows.height)
+        return reduced(rows, keys, *more)
+
+    monkeypatch.setattr(sliding, "reduced", counted)
+    found = stream.window(sl.sliding("15m")).agg(n=pl.col("v").sum()).collect()
+    sums = [sum(range(max(n - 17_999, 0), n + 1)) for n in (0, 1, 17_999, 18_000, count - 1)]
+    assert found["n"][[0, 1, 17_999, 18_000, count - 1]].to_list() == sums
+    assert sum(looked_at) < 5 * count

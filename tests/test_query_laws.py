@@ -7,11 +7,13 @@ import warnings
 import polars as pl
 import pytest
 import query_oracle as oracle
+from drawing import lists
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
 from streamlab.engines import held, joins, local, sessions, sliding, source, spill, state
+from streamlab.engines import rows as rows_
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
 
@@ -37,16 +39,26 @@ AGGREGATES = {
 RECOMPUTED = {**AGGREGATES, "n": pl.len() + 0 * pl.col("i").n_unique()}
 """The same, but not in parts."""
 
-steps = st.sampled_from([0, 0, 1, 2, 5, 30])
-lags = st.sampled_from([0, 0, 0, 1, 3, 20, 60])
-rows = st.tuples(
-    steps, lags, st.sampled_from(["a", "b", "ü", None]),
-    st.sampled_from([1.0, float("nan"), None, 0.0, -0.0]),
-    st.sampled_from([1.5, 2.5, None, float("nan")]), st.integers(-9, 9),
-)  # fmt: skip
-beats = st.integers(0, 400)
+FIELDS = (
+    [0, 0, 1, 1, 2, 5, 30],  # seconds since the row before
+    [0, 0, 0, 0, 0, 1, 3, 20, 60],  # how far behind
+    ["a", "b", "ü", None],
+    [1.0, float("nan"), None, 0.0, -0.0],
+    [1.5, 2.5, None, float("nan")],
+    [*range(-9, 10)],
+)
+BEATS = [-20, -1, 0, 3, 10, 40]  # seconds after the latest row
+
+
+def picked(rng):
+    """Return a row, or now and then a heartbeat."""
+    return rng.choice(BEATS) if rng.random() < 0.08 else tuple(map(rng.choice, FIELDS))
+
+
+rows = st.tuples(*map(st.sampled_from, FIELDS))
+beats = st.sampled_from(BEATS)
 entries = st.one_of(rows, rows, rows, rows, beats)
-logs = st.lists(entries, max_size=40)
+logs = lists(entries, 40, picked)
 chunks = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 WINDOWS = [
     ("tumbling", 10, 10, 0), ("tumbling", 10, 10, 3), ("hopping", 30, 10, 0), ("hopping", 25, 10, 4),
@@ -60,6 +72,7 @@ holding = st.sampled_from(["as usual", "in small parts", "in files"])
 LIMITS = {
     held: {"MERGED_ROWS": 3, "FEW_ROWS": 0, "LIMIT_BYTES": held.LIMIT_BYTES},
     joins: {"KEPT_ROWS": 3},
+    rows_: {"MANY_KEPT": 2},
     sessions: {"SPLIT": 2, "MANY_SHARES": 4, "LIMIT_BYTES": sessions.LIMIT_BYTES},
     sliding: {"CELLS": 3, "MANY_PAIRS": 5},
     spill: {"LIMIT_BYTES": spill.LIMIT_BYTES},
@@ -93,7 +106,7 @@ def made(drawn):
     log, now, offset = [], 0, 0
     for entry in drawn:
         if isinstance(entry, int):
-            log.append(BASE_US + entry * SECOND)
+            log.append(BASE_US + max(now + entry, 0) * SECOND)
             continue
         step, lag, k, f, x, i = entry
         now += step
@@ -341,18 +354,22 @@ def test_interval_joins_are_what_the_rules_say(one, two, on, first, second, size
         assert got["pair_time"].dt.epoch("us").to_list() == times
 
 
-@given(logs, st.sampled_from([None, 8]), chunks, st.sampled_from([1, 7, 1000]))
+@given(
+    logs, st.sampled_from([("k",), ("f",), ("k", "f")]), st.sampled_from([None, 8]), chunks,
+    st.sampled_from([1, 7, 1000]), holding,
+)  # fmt: skip
 @LAWS
-def test_unique_keeps_what_the_rule_keeps(drawn, within, sizes, epoch):
+def test_unique_keeps_what_the_rule_keeps(drawn, on, within, sizes, epoch, how):
     """A row goes iff a kept row of its key is less than ``within`` away."""
+    hold(how)
     log = made(drawn)
     kept = oracle.unique(
-        [e for e in log if isinstance(e, dict)], ("k",), None if within is None else within * SECOND
+        [e for e in log if isinstance(e, dict)], on, None if within is None else within * SECOND
     )
     with temp_lab() as lab:
         stream = stream_of(lab, "s", log, 0, sizes)
         local.EPOCH_ROWS = epoch
-        got = stream.unique("k", within=None if within is None else f"{within}s").collect()
+        got = stream.unique(list(on), within=None if within is None else f"{within}s").collect()
         assert got["_offset"].to_list() == [row["offset"] for row in kept]
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import query_oracle
 import replay_oracle as oracle
+from drawing import lists
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -29,11 +30,22 @@ NOW_US = int(NOW.timestamp()) * SECOND
 SCHEMA = {"ts": pl.Datetime("us", "UTC"), "k": pl.String, "i": pl.Int64}
 AGGREGATES = {"n": pl.len(), "total": pl.col("i").sum(), "first": pl.col("i").first()}
 
-steps = st.sampled_from([0, 0, 1, 2, 5, 30])
-lags = st.sampled_from([0, 0, 0, 1, 3, 20])
-rows = st.tuples(steps, lags, st.sampled_from(["a", "b"]), st.integers(-9, 9))
-beats = st.integers(0, 200)
-logs = st.lists(st.one_of(rows, rows, rows, rows, beats), max_size=25)
+FIELDS = (
+    [0, 0, 1, 2, 5, 30],  # seconds since the row before
+    [0, 0, 0, 1, 3, 20],  # how far behind
+    ["a", "b"],
+    [*range(-9, 10)],
+)
+BEATS = [-20, -1, 0, 3, 10, 40]  # seconds after the latest row
+
+
+def picked(rng):
+    """Return a row, or now and then a heartbeat."""
+    return rng.choice(BEATS) if rng.random() < 0.12 else tuple(map(rng.choice, FIELDS))
+
+
+rows = st.tuples(*map(st.sampled_from, FIELDS))
+logs = lists(st.one_of(rows, rows, rows, rows, st.sampled_from(BEATS)), 25, picked)
 several = st.lists(logs, min_size=1, max_size=3).filter(
     lambda drawn: any(isinstance(e, tuple) for log in drawn for e in log)
 )
@@ -84,8 +96,9 @@ def filled(lab, clock, drawn, *, delay=0, end=False):
                     stream.seal()
             if isinstance(entry, int):
                 before = stream.stats().append_time
-                stream.advance(BASE + dt.timedelta(seconds=entry))
-                log.append((BASE_US + entry * SECOND, max((before or 0) + 1, clock.now())))
+                beat = max(now + entry, 0)
+                stream.advance(BASE + dt.timedelta(seconds=beat))
+                log.append((BASE_US + beat * SECOND, max((before or 0) + 1, clock.now())))
             elif entry is not None:
                 step, lag, k, i = entry
                 now += step

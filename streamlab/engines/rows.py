@@ -9,7 +9,9 @@ import bisect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from streamlab.clock import FOREVER, NEVER
 from streamlab.engines.batch import HIDDEN, ORDER, TIME, Batch, Operator, Since
+from streamlab.engines.held import Held, span
 from streamlab.errors import QueryError, SchemaMismatch, StreamlabError
 from streamlab.plan import time_replaced
 from streamlab.schema import event_times
@@ -187,13 +189,28 @@ def sql_step(sql: Any) -> RowStep:
     return RowStep(step)
 
 
+MANY_KEPT = 1_000_000
+"""So many kept times are looked up in memory; then they are put aside."""
+
+Kept = dict[Any, "int | list[int]"]
+"""Times of kept rows in order, by key; most keys have one, and a number costs less than a list."""
+
+
 class UniqueStep(Operator):
-    """Keeps a row iff no kept row of its key is less than ``within`` away in event time."""
+    """Keeps a row iff no kept row of its key is less than ``within`` away in event time.
+
+    However late a row is, it may meet any kept one. Those that were put aside, beyond a limit in files,
+    are looked through for the keys of a batch, where they are near it in time.
+    """
 
     def __init__(self, on: Sequence[str], within: int | None) -> None:
         self.on, self.within = list(on), within
-        # Times of kept rows in order; most keys have one, and a number costs less than a list.
-        self.kept: dict[Any, int | list[int]] = {}
+        self.kept: Kept = {}
+        self.count = 0  # of the times in it
+        self.aside = Held(TIME)
+        self.also: list[
+            Kept
+        ] = []  # kept times that stand against rows, but are remembered elsewhere
         self.first: Since | None = None
 
     def push(self, port: int, batch: Batch) -> Batch:
@@ -202,36 +219,74 @@ class UniqueStep(Operator):
 
         if batch.frame.height:
             self.first = self.first or batch.since
-        return batch.of(batch.frame.filter(pl.Series(self._kept(batch.frame), dtype=pl.Boolean)))
+        kept = batch.frame.filter(pl.Series(self._kept(batch.frame), dtype=pl.Boolean))
+        if self.count > MANY_KEPT:
+            self._put_aside(_keys(batch.frame, self.on).schema)
+        return batch.of(kept)
 
     def _kept(self, frame: pl.DataFrame) -> list[bool]:
-        take = self._take
-        return [
-            take(k, t) for k, t in zip(_keys(frame, self.on), frame[TIME].to_list(), strict=True)
-        ]
+        take, keys = self._take, _keys(frame, self.on)
+        if self.aside.parts and frame.height:
+            self.also = [*self.also, self._recalled(keys, *span(frame[TIME]))]
+        found = [take(k, t) for k, t in zip(_tuples(keys), frame[TIME].to_list(), strict=True)]
+        self.also = []
+        return found
 
     def _take(self, key: Any, time: int) -> bool:
+        if self.also and any(self._against(also.get(key), time) for also in self.also):
+            return False
         found = self.kept.get(key)
         if found is None:
             self.kept[key] = time
-            return True
-        if self.within is None:
+        elif self._against(found, time):
             return False
-        times = [found] if isinstance(found, int) else found
-        at = bisect.bisect_left(times, time)
-        if any(abs(time - other) < self.within for other in times[max(at - 1, 0) : at + 1]):
-            return False
-        times.insert(at, time)
-        self.kept[key] = times
+        elif isinstance(found, int):
+            self.kept[key] = sorted((found, time))
+        else:
+            bisect.insort(found, time)
+        self.count += 1
         return True
+
+    def _against(self, found: int | list[int] | None, time: int) -> bool:
+        """Return whether one of the kept times of a key stands against another time."""
+        if found is None or self.within is None:
+            return found is not None
+        if isinstance(found, int):
+            return abs(time - found) < self.within
+        at = bisect.bisect_left(found, time)
+        return any(abs(time - other) < self.within for other in found[max(at - 1, 0) : at + 1])
+
+    def _put_aside(self, schema: pl.Schema) -> None:
+        import polars as pl
+
+        one = len(schema) == 1
+        rows = [
+            (*((key,) if one else key), time)
+            for key, times in self.kept.items()
+            for time in ([times] if isinstance(times, int) else times)
+        ]
+        self.aside.add(pl.DataFrame(rows, schema={**schema, TIME: pl.Int64}, orient="row"))
+        self.kept, self.count = {}, 0
+
+    def _recalled(self, keys: pl.DataFrame, low: int, high: int) -> Kept:
+        """Return what was put aside of some keys that is near a span of time."""
+        near = (low - self.within, high + self.within + 1) if self.within else (NEVER, FOREVER)
+        found: Kept = {}
+        for rows in self.aside.between(*near):
+            mine = rows.join(keys.unique(), on=keys.columns, how="semi", nulls_equal=True)
+            times = mine.drop_in_place(TIME).to_list()
+            for key, time in zip(_tuples(mine), times, strict=True):
+                several = found.setdefault(key, [])
+                assert isinstance(several, list)
+                bisect.insort(several, time)
+        return found
 
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return rows that are not final and that no kept one stands against."""
         import polars as pl
 
         other = UniqueStep(self.on, self.within)
-        if rows[0].height:
-            other.kept = {k: t if isinstance(t, int) else list(t) for k, t in self.kept.items()}
+        other.also, other.aside = [self.kept], self.aside
         return rows[0].filter(pl.Series(other._kept(rows[0]), dtype=pl.Boolean))
 
     def since(self) -> Since | None:
@@ -240,12 +295,14 @@ class UniqueStep(Operator):
 
     def report(self) -> list[str]:
         """Return how much is remembered."""
-        count = sum(1 if isinstance(times, int) else len(times) for times in self.kept.values())
-        return [f"{count:,} kept times of {len(self.kept):,} keys"]
+        lines = [f"{self.count:,} kept times of {len(self.kept):,} keys"]
+        if self.aside.parts:
+            lines[0] += f", and {self.aside.height:,} that were put aside{self.aside.where}"
+        return lines
 
 
-def _keys(frame: pl.DataFrame, on: Sequence[str]) -> list[Any]:
-    """Return each row's key as something that can be looked up: NaN is NaN."""
+def _keys(frame: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
+    """Return each row's key in columns whose values can be looked up: NaN is NaN."""
     import polars as pl
 
     columns = []
@@ -257,7 +314,11 @@ def _keys(frame: pl.DataFrame, on: Sequence[str]) -> list[Any]:
             columns.append(values.is_nan().alias(f"{name}\0nan"))
             values = values.fill_nan(0.0)
         columns.append(values)
-    return columns[0].to_list() if len(columns) == 1 else pl.DataFrame(columns).rows()
+    return pl.DataFrame(columns)
+
+
+def _tuples(keys: pl.DataFrame) -> list[Any]:
+    return keys.to_series().to_list() if keys.width == 1 else keys.rows()
 
 
 class TopStep(Operator):
