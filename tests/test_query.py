@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import streamlab as sl
-from streamlab.engines import spill
+from streamlab.engines import panes, spill
 from streamlab.testing import ManualClock, temp_lab
 
 BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
@@ -590,6 +590,37 @@ def test_state_beyond_memory_goes_to_files(trades, monkeypatch):
     monkeypatch.setattr(spill, "LIMIT_BYTES", 100)
     assert query.collect().equals(whole)
     assert "files on disk" in query.explain()
+
+
+SQL = """
+    SELECT symbol, window_start, window_end, median(price) AS m, count(*) AS n
+    FROM {}(trades, INTERVAL '1 minute', INTERVAL '20 seconds') GROUP BY ALL"""
+
+
+@pytest.mark.parametrize("kind", ["median", "hop", "cumulate"])
+def test_windows_of_many_rows_are_answered_some_at_a_time(trades, lab, kind, monkeypatch):
+    """Rows that are in many windows that close together are not laid side by side all at once."""
+    query = (
+        trades.window(sl.hopping("1m", "20s"), by="symbol").agg(m=pl.col("price").median())
+        if kind == "median"
+        else lab.query(SQL.format(kind))
+    )
+    looked_at = []
+    open_in = panes.Panes._open_in
+
+    def counted(self, rows, pairs):
+        found = open_in(self, rows, pairs)
+        looked_at.append((found.height, pairs["\0end"].n_unique()))
+        return found
+
+    monkeypatch.setattr(panes.Panes, "_open_in", counted)
+    whole = query.collect()
+    at_once = max(height for height, _ in looked_at)
+    monkeypatch.setattr(panes, "MANY_ROWS", at_once // 10)
+    monkeypatch.setattr(spill, "LIMIT_BYTES", 100)
+    looked_at.clear()
+    assert query.collect().equals(whole)
+    assert max(height for height, count in looked_at if count > 1) < at_once // 2
 
 
 def test_empty_streams_have_empty_results(lab):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streamlab as sl
-from streamlab.engines import held, joins, local, sessions, sliding, source, spill, state
+from streamlab.engines import held, joins, local, panes, sessions, sliding, source, spill, state
 from streamlab.engines import rows as rows_
 from streamlab.engines.batch import BEFORE
 from streamlab.testing import temp_lab
@@ -72,6 +72,7 @@ holding = st.sampled_from(["as usual", "in small parts", "in files"])
 LIMITS = {
     held: {"MERGED_ROWS": 3, "FEW_ROWS": 0, "LIMIT_BYTES": held.LIMIT_BYTES},
     joins: {"KEPT_ROWS": 3},
+    panes: {"MANY_ROWS": 5},
     rows_: {"MANY_KEPT": 2},
     sessions: {"SPLIT": 2, "MANY_SHARES": 4, "LIMIT_BYTES": sessions.LIMIT_BYTES},
     sliding: {"CELLS": 3, "MANY_PAIRS": 5},

@@ -10,6 +10,7 @@ which watermark it met.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,9 @@ __all__ = ["Panes"]
 PANE = "\0pane"
 
 
+MANY_ROWS = 4_000_000
+"""So many rows in windows are looked at together, where aggregations need the rows; one window is not divided."""
+
 FEW_FRAMES, MANY_FRAMES = 16, 256
 """So many frames of partial results are held unmerged, where somebody looks at them, and at all."""
 
@@ -43,6 +47,7 @@ class Panes(WindowOperator):
         self.shared = not self.single and self.window.tz is None  # overlapping, on the clock
         self.store = Store()
         self.panes: dict[int, Since] = {}
+        self.heights: dict[int, int] = {}  # how many rows are held of each
         self.next_end = FOREVER  # the first window to close
         self.last_ends: dict[int, int] = {}
 
@@ -64,8 +69,10 @@ class Panes(WindowOperator):
             kept = self._partials(batch.rows, self._pane_of(batch.rows), whole=True)
         else:
             kept = self._kept(*self.judged(batch))
-        found = kept[PANE].unique().to_numpy()
-        new = [p for p in found.tolist() if p not in self.panes]
+        heights = dict(kept[PANE].value_counts().iter_rows())
+        new = [p for p in heights if p not in self.panes]
+        for pane, height in heights.items():
+            self.heights[pane] = self.heights.get(pane, 0) + height
         if new:
             self._note(np.array(sorted(new), dtype=np.int64), batch.since)
         if kept.height:
@@ -177,17 +184,41 @@ class Panes(WindowOperator):
     def _results(self, mark: int | None) -> pl.DataFrame:
         """Return the windows that end after the last watermark and at or before this one.
 
-        Those of more rows than memory holds are computed a share of the keys at a time.
+        Those of more rows than memory holds are computed some windows, or a share of the keys, at a time.
         """
+        if not self.incremental:
+            found = [
+                part for some in self._portions(self._pairs(mark)) for part in self._whole(some)
+            ]
+            return _stacked(found) if self.sql else self._named(_stacked(found))
+        shares = self.store.shares(self.by, self.template.schema)
+        return self._named(_stacked([self._closing(mark, share) for share in shares]))
+
+    def _portions(self, pairs: pl.DataFrame) -> list[pl.DataFrame]:
+        """Divide windows, in the order of their ends, so that not too many rows are in some of them."""
         import polars as pl
 
+        heights = [self.heights[pane] for pane in pairs[PANE].to_list()]
+        if sum(heights) <= MANY_ROWS:
+            return [pairs]
+        ends = pairs.select(END, pl.Series("\0rows", heights)).group_by(END).sum().sort(END)
+        before = pl.col("\0rows").cum_sum() - pl.col("\0rows")
+        numbers = ends.select(END, (before // MANY_ROWS).alias("\0n"))
+        placed = pairs.join(numbers, on=END, maintain_order="left")
+        some = placed.partition_by("\0n", as_dict=True)
+        return [some[number].drop("\0n") for number in sorted(some)]
+
+    def _whole(self, pairs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Yield the results of windows from their rows; of many rows a share of the keys at a time."""
         if self.sql:
-            pairs = self._pairs(mark)
-            return self._by_sql(self._open_in(self._rows(pairs[PANE].unique()), pairs))
-        shares = self.store.shares(self.by, self.template.schema)
-        found = [self._closing(mark, share) for share in shares]
-        whole = [part.select(found[0].columns) for part in found[1:]]
-        return self._named(pl.concat([found[0], *whole]) if whole else found[0])
+            yield self._by_sql(self._open_in(self._rows(pairs[PANE].unique()), pairs))
+            return
+        many = sum(self.heights[pane] for pane in pairs[PANE].to_list()) > MANY_ROWS
+        for share in self.store.shares(self.by, self.template.schema) if many else [None]:
+            rows = self._rows(pairs[PANE].unique(), share)
+            ordered = self._open_in(rows, pairs).sort(ORDER, maintain_order=True)
+            grouped = ordered.group_by(*self.by, START, END, maintain_order=True)
+            yield self.how.cast(grouped.agg(self.how.whole))
 
     def _rows(self, panes: pl.Series, share: pl.Expr | None = None) -> pl.DataFrame:
         return self.store.gather(self.template, panes, PANE, share)
@@ -204,17 +235,12 @@ class Panes(WindowOperator):
         import polars as pl
 
         how: Aggregation = self.how
-        if mark is not None and self.incremental and self.shared:
+        if mark is not None and self.shared:
             panes, first, last = self._reach(mark)
             rows = self._rows(pl.Series(panes), share)
             return how.finished(self._shared(rows, first, last, mark))
         pairs = self._pairs(mark)
-        rows = self._rows(pairs[PANE].unique(), share)
-        if self.incremental:
-            return how.finished(self._merged(rows, pairs))
-        ordered = self._open_in(rows, pairs).sort(ORDER, maintain_order=True)
-        grouped = ordered.group_by(*self.by, START, END, maintain_order=True)
-        return how.cast(grouped.agg(how.whole))
+        return how.finished(self._merged(self._rows(pairs[PANE].unique(), share), pairs))
 
     def _merged(self, rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
         """Return the partial results of windows, from those of panes."""
@@ -265,7 +291,7 @@ class Panes(WindowOperator):
         closed = least(*self.panes.values())
         gone = [pane for pane, end in self.last_ends.items() if end <= mark]
         for pane in gone:
-            del self.panes[pane], self.last_ends[pane]
+            del self.panes[pane], self.last_ends[pane], self.heights[pane]
         self.store.drop(self.panes, PANE)
         self.next_end = self._next_end(mark) if self.panes else FOREVER
         return closed
@@ -294,7 +320,8 @@ class Panes(WindowOperator):
         self.compact(FEW_FRAMES)  # who looks often merges a little each time
         other = copy.copy(self)
         other.store, other.panes = self.store.copy(), dict(self.panes)
-        other.last_ends, other.on_late = dict(self.last_ends), None
+        other.last_ends, other.heights = dict(self.last_ends), dict(self.heights)
+        other.on_late = None
         if rows and rows[0].height:
             width = len(next(iter(self.panes.values()), ()))
             other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width, FOREVER))
@@ -316,3 +343,9 @@ class Panes(WindowOperator):
                 f"the next window ends {format_instant(self.next_end)} and closes {self._when(self.next_end)}"
             )
         return lines
+
+
+def _stacked(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.concat([part.select(parts[0].columns) for part in parts])
