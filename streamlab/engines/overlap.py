@@ -6,7 +6,8 @@ every two with the two before, four with four, and each window, which begins as 
 stretches that make up its length: of thirty one more, four, eight, and sixteen. So a window costs at most
 twice as many merges as its length has binary digits, all windows at once. Nothing is ever taken away from
 a sum, so this holds for whatever can be merged: a sum that is kept rolling, by adding and taking away,
-loses small numbers to large ones.
+loses small numbers to large ones. Only sums of integers, which lose nothing, are what has come up to the
+end of a stretch less what had come before it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = ["PLACE", "merged", "put_together"]
 PLACE = "\0place"
 """The number of the last pane that a row covers, on the grid of the window's panes."""
 
+GROUP = "\0g"
+
 Places = npt.NDArray[np.int64]
 
 
@@ -40,23 +43,44 @@ def merged(
     Where ``cells`` divides the parts (a number for each), a stretch lies in one cell and has its first part or its last, or
     in two that follow each other and has the last part of the one and the first of the other.
     """
-    if cells is None or not how.scans:
-        return _doubled(parts, low, high, how)
-    quick, other = _apart(how)
-    found = _scanned(parts.select(quick.parts), low, high, quick, cells)
-    if other.parts:
-        found = found.hstack(_doubled(parts.select(other.parts), low, high, other).get_columns())
-    return found.select(how.parts)
+    import polars as pl
+
+    whole = [name for name in how.parts if _exact(parts, name, how)]
+    scans = [name for name in how.scans if name not in whole] if cells is not None else []
+    rest = [name for name in how.parts if name not in whole and name not in scans]
+    found = []
+    if whole:
+        found.append(_summed(parts.select(whole), low, high))
+    if scans:
+        assert cells is not None
+        found.append(_scanned(parts.select(scans), low, high, _only(how, scans), cells))
+    if rest:
+        found.append(_doubled(parts.select(rest), low, high, _only(how, rest)))
+    return pl.concat(found, how="horizontal").select(how.parts)
 
 
-def _apart(how: Aggregation) -> tuple[Aggregation, Aggregation]:
-    """Return what can be merged along a column, and what cannot."""
-    both = list(zip(how.parts, how.merges, how.pairs, strict=True))
-    quick = [(merge, pair) for part, merge, pair in both if part in how.scans]
-    other = [(merge, pair) for part, merge, pair in both if part not in how.scans]
-    return tuple(  # type: ignore[return-value]
-        replace(how, merges=[m for m, _ in some], pairs=[pair for _, pair in some])
-        for some in (quick, other)
+def _exact(parts: pl.DataFrame, name: str, how: Aggregation) -> bool:
+    """Return whether a part is a sum of integers: taking away leaves what there was, wrapped or not."""
+    return how.scans.get(name) == "sum" and parts.schema[name].is_integer()
+
+
+def _only(how: Aggregation, names: Sequence[str]) -> Aggregation:
+    """Return what merges some of the parts."""
+    both = zip(how.parts, how.merges, how.pairs, strict=True)
+    some = [(merge, pair) for part, merge, pair in both if part in names]
+    return replace(how, merges=[merge for merge, _ in some], pairs=[pair for _, pair in some])
+
+
+def _summed(parts: pl.DataFrame, low: Places, high: Places) -> pl.DataFrame:
+    """Return the sums of integers over stretches."""
+    import polars as pl
+
+    up_to = parts.select(pl.all().fill_null(0).cum_sum()).cast(parts.schema)
+    until, before = up_to[high - 1], up_to[np.maximum(low, 1) - 1]
+    first = pl.Series(low == 0)
+    return until.select(
+        pl.col(name) - pl.when(first).then(0).otherwise(before[name]).cast(kind)
+        for name, kind in parts.schema.items()
     )
 
 
@@ -115,14 +139,16 @@ def _paired(
     import polars as pl
 
     both = parts.hstack(others.rename(lambda name: f"{name}{OTHER}").get_columns())
-    pairs = how.pairs
-    if chosen is not None and not chosen.all():
-        both = both.with_columns(pl.Series("\0chosen", chosen))
-        pairs = [
-            pl.when("\0chosen").then(pair).otherwise(pl.col(name)).alias(name)
-            for name, pair in zip(how.parts, pairs, strict=True)
-        ]
-    return both.select(pairs)
+    united = both.select(how.pairs)
+    if chosen is None or chosen.all():
+        return united
+    # Apart from the pairs: within when(), horizontal sums cost ten times as much.
+    kept = parts.rename(lambda name: f"{name}{OTHER}")
+    either = united.hstack([pl.Series("\0chosen", chosen), *kept.get_columns()])
+    return either.select(
+        pl.when("\0chosen").then(pl.col(name)).otherwise(pl.col(f"{name}{OTHER}")).alias(name)
+        for name in how.parts
+    )
 
 
 def put_together(
@@ -137,15 +163,31 @@ def put_together(
     import polars as pl
 
     whole = window.size // window.pane
-    rows = panes.filter(pl.col(PLACE).is_between(first - whole + 1, last))
-    rows = rows.group_by(*keys, PLACE).agg(how.merges).with_row_index("\0n")
-    number = pl.col("\0n").min()
-    group = (number.over(keys) if keys else number).alias("\0g")
-    rows = rows.with_columns(group).sort("\0g", PLACE)
+    rows = panes.filter(pl.col(PLACE).is_between(first - whole + 1, last)).with_row_index(GROUP)
+    group = pl.col(GROUP).min().over(keys) if keys else pl.lit(0)
+    spot = group.cast(pl.Int64) * (last - first + whole) + pl.col(PLACE) - (first - whole + 1)
+    rows = _one_each(rows.with_columns(group.alias(GROUP), spot.alias("\0spot")), keys, how)
     chosen, ends, low = _stretches(rows, window, first, last)
     found = merged(rows.select(how.parts), low, chosen + 1, how)
     told = rows.select(*keys, PLACE)[chosen].with_columns(pl.Series(PLACE, ends))
     return told.hstack(found.get_columns())
+
+
+def _one_each(rows: pl.DataFrame, keys: Sequence[str], how: Aggregation) -> pl.DataFrame:
+    """Sort rows by key and place, told by one number, and merge those of the same: mostly there are few."""
+    import polars as pl
+
+    rows = rows.sort("\0spot")
+    spots = rows["\0spot"].to_numpy()
+    again = np.zeros(len(spots), dtype=np.bool_)
+    again[1:] = spots[1:] == spots[:-1]
+    if not again.any():
+        return rows
+    again[:-1] |= again[1:]
+    several = pl.Series(again)
+    same = [pl.col(name).first() for name in (*keys, GROUP, PLACE)]
+    united = rows.filter(several).group_by("\0spot").agg(*same, *how.merges)
+    return pl.concat([rows.filter(~several).select(united.columns), united]).sort("\0spot")
 
 
 def _stretches(
@@ -153,7 +195,7 @@ def _stretches(
 ) -> tuple[Places, Places, Places]:
     """Return the windows that hold some pane: the last one that is there, the place, the first one."""
     whole, step = window.size // window.pane, max(window.every // window.pane, 1)
-    places, groups = rows[PLACE].to_numpy(), rows["\0g"].to_numpy()
+    places, groups = rows[PLACE].to_numpy(), rows[GROUP].to_numpy()
     if not len(places):
         none = np.zeros(0, dtype=np.int64)
         return none, none, none
