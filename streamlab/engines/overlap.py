@@ -157,20 +157,33 @@ def put_together(
 ) -> pl.DataFrame:  # fmt: skip
     """Merge partial results of panes, told by their number in `PLACE`, into those of windows.
 
-    Returned are the windows whose last pane is one of ``first`` to ``last``, told by it in `PLACE`; of
-    hopping windows those that are on the grid.
+    Returned are the windows whose last pane is one of ``first`` to ``last``, told by it in `PLACE`, in the
+    order of keys and places; of hopping windows those that are on the grid.
     """
     import polars as pl
 
     whole = window.size // window.pane
     rows = panes.filter(pl.col(PLACE).is_between(first - whole + 1, last)).with_row_index(GROUP)
-    group = pl.col(GROUP).min().over(keys) if keys else pl.lit(0)
-    spot = group.cast(pl.Int64) * (last - first + whole) + pl.col(PLACE) - (first - whole + 1)
-    rows = _one_each(rows.with_columns(group.alias(GROUP), spot.alias("\0spot")), keys, how)
+    rows = rows.with_columns(_ranks(rows, keys))
+    spot = pl.col(GROUP) * (last - first + whole) + pl.col(PLACE) - (first - whole + 1)
+    rows = _one_each(rows.with_columns(spot.alias("\0spot")), keys, how)
     chosen, ends, low = _stretches(rows, window, first, last)
     found = merged(rows.select(how.parts), low, chosen + 1, how)
     told = rows.select(*keys, PLACE)[chosen].with_columns(pl.Series(PLACE, ends))
     return told.hstack(found.get_columns())
+
+
+def _ranks(rows: pl.DataFrame, keys: Sequence[str]) -> pl.Series:
+    """Return the place of each row's key in the order of keys: only one row of each is sorted."""
+    import polars as pl
+
+    ranks = np.zeros(rows.height, dtype=np.int64)
+    if not keys:
+        return pl.Series(GROUP, ranks)
+    firsts = rows.select(GROUP, *keys, pl.col(GROUP).min().over(keys).alias("\0first"))
+    alone = firsts.filter(pl.col(GROUP) == pl.col("\0first")).sort(*keys, nulls_last=False)
+    ranks[alone[GROUP].to_numpy()] = np.arange(alone.height)
+    return pl.Series(GROUP, ranks[firsts["\0first"].to_numpy()])
 
 
 def _one_each(rows: pl.DataFrame, keys: Sequence[str], how: Aggregation) -> pl.DataFrame:

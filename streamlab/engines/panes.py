@@ -192,7 +192,9 @@ class Panes(WindowOperator):
             ]
             return _stacked(found) if self.sql else self._named(_stacked(found))
         shares = self.store.shares(self.by, self.template.schema)
-        return self._named(_stacked([self._closing(mark, share) for share in shares]))
+        by_key = mark is not None and self.shared and len(shares) == 1
+        found = [self._closing(mark, share) for share in shares]
+        return self._named(_stacked(found), by_key=by_key)
 
     def _portions(self, pairs: pl.DataFrame) -> list[pl.DataFrame]:
         """Divide windows, in the order of their ends, so that not too many rows are in some of them."""
@@ -250,20 +252,24 @@ class Panes(WindowOperator):
         return self._open_in(rows, pairs).group_by(*self.by, START, END).agg(merges)
 
     def _shared(self, rows: pl.DataFrame, first: int, last: int, mark: int) -> pl.DataFrame:
-        """Return the same for windows that overlap on the clock, from the first end to the last."""
+        """Return the same for windows that overlap on the clock, in the order of keys."""
         import polars as pl
 
         fresh = rows.filter(pl.col(OPEN) == NEVER)
         apart = rows.filter(pl.col(OPEN) != NEVER)  # what met a closed window goes its own way
         if not fresh.height:
-            return self._merged(apart, self._pairs(mark, apart[PANE].unique().sort().to_numpy()))
+            pairs = self._pairs(mark, apart[PANE].unique().sort().to_numpy())
+            return self._by_key(self._merged(apart, pairs))
         found = self._together(fresh, first, last)
         if not apart.height:
             return found
         pairs = self._pairs(mark, apart[PANE].unique().sort().to_numpy())
         several = self._open_in(apart, pairs)
         both = pl.concat([found, several.select(found.columns)])
-        return both.group_by(*self.by, START, END).agg(self.how.merges)
+        return self._by_key(both.group_by(*self.by, START, END).agg(self.how.merges))
+
+    def _by_key(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.sort(*self.by, nulls_last=False) if self.by else frame
 
     def _together(self, rows: pl.DataFrame, first_end: int, last_end: int) -> pl.DataFrame:
         """Put windows that overlap together from panes: those whose ends are from one to another."""

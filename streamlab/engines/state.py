@@ -160,16 +160,21 @@ class WindowOperator(Operator):
             pl.Series(ORDER, places),
         ).drop("\0end_time")  # fmt: skip
 
-    def _named(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return merged groups with window columns in their places; `END` - 1 is their time."""
+    def _named(self, frame: pl.DataFrame, *, by_key: bool = False) -> pl.DataFrame:
+        """Return merged groups with window columns in their places; `END` - 1 is their time.
+
+        ``by_key`` says that they are in the order of keys, and one window of each ends at a time.
+        """
         import polars as pl
 
         names = [name for name in self.how.names if name != GAP]
         columns: list[Any] = [*self.by, *window_columns(), *names]
         if self.tells:
             columns.append(self._partial())
-        order = [c for c in (END, START) if frame[c].n_unique() > 1]  # often one window closes
-        if order or self.by:
+        order = [] if by_key else [c for c in (END, START) if frame[c].n_unique() > 1]  # often one
+        if by_key:
+            frame = frame.sort(END, maintain_order=True)
+        elif order or self.by:
             frame = frame.sort(*order, *self.by, nulls_last=False, maintain_order=True)
         return frame.select(*columns, (pl.col(END) - 1).alias("\0end_time"))
 
