@@ -7,19 +7,24 @@ from drawing import lists
 from hypothesis import given
 from hypothesis import strategies as st
 from test_query_laws import (  # noqa: F401
+    AGGREGATES,
     LAWS,
     SECOND,
     _quiet_and_whole,
+    as_table,
     chunks,
     entries,
     extend,
     hold,
     holding,
+    keys,
     made,
     picked,
+    same,
     stream_of,
 )
 
+import streamlab as sl
 from streamlab import job as running
 from streamlab.engines import local
 from streamlab.testing import temp_lab
@@ -136,3 +141,51 @@ def test_a_join_that_lets_go_too_early_is_found_out(monkeypatch):
             job.wait(30)
         found = offsets(lab["out"].to_polars())
         assert found != wanted("pairs", one, two, 0)
+
+
+short = lists(entries, 20, picked)
+
+
+@given(
+    short, short, keys, st.sampled_from([None, 0, 0, 3, 30, "inf"]), delays, chunks,
+    st.sampled_from([2, 1000]), st.booleans(),
+)  # fmt: skip
+@LAWS
+def test_a_window_after_an_as_of_join_takes_the_rows_that_it_would_without(
+    one, two, by, waits, delay, sizes, epoch, ended
+):
+    """Whatever its own delay is, it waits for the left rows that wait for the right side."""
+    left, right = made(one), made(two)
+    late_after = {None: 10 * SECOND, "inf": None}.get(waits, waits and waits * SECOND)
+    late_after = 0 if waits == 0 else late_after
+    found, late, _ = oracle.fixed(left, "tumbling", 10 * SECOND, 10 * SECOND, 0, by, late_after)
+    text = f"{waits}s" if isinstance(waits, int) else waits
+    with temp_lab() as lab:
+        a = stream_of(lab, "a", left, 10, sizes)
+        b = stream_of(lab, "b", right, delay, sizes[::-1], end=ended)
+        local.EPOCH_ROWS = epoch
+        both = a.join_asof(b.select("ts", "k", o=pl.col("_offset")), by="k")
+        query = both.window(sl.tumbling("10s"), by=list(by), delay=text).agg(**AGGREGATES)
+        same(query.collect().drop("_final"), as_table(found, by).drop("_final"))
+        gone = query.late()  # of the right side too
+        mine = gone.filter(pl.col("i").is_not_null())["_offset"] if "i" in gone.columns else []
+        assert set(mine) <= {row["offset"] for row, *_ in late}
+        assert len(mine) == len(late) or not ended  # some wait for the right side still
+
+
+@given(short, short, st.sampled_from([None, 0, 3, 30]), delays, chunks, st.sampled_from([2, 7]))
+@LAWS
+def test_a_window_after_an_interval_join_goes_by_no_order_of_reading(
+    one, two, waits, delay, sizes, epoch
+):
+    """Whatever its own delay is, it takes the same pairs."""
+    text = None if waits is None else f"{waits}s"
+    with temp_lab() as lab:
+        a = stream_of(lab, "a", made(one), 2, sizes)
+        b = stream_of(lab, "b", made(two), delay, sizes[::-1])
+        both = a.join(b.select("ts", "k", o=pl.col("_offset")), on="k", within=("-5s", "10s"))
+        windows = both.window(sl.tumbling("10s"), by="k", delay=text)
+        query = windows.agg(n=pl.len(), total=pl.col("i").sum(), o=pl.col("o").sum())
+        whole = query.collect()
+        local.EPOCH_ROWS = epoch
+        assert query.collect().equals(whole)

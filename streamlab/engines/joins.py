@@ -40,10 +40,8 @@ KEPT_ROWS = 10_000
 
 
 def later(time: int, delay: int) -> int:
-    """Return the stream time whose watermark, after a delay, is ``time``."""
-    if time in (NEVER, FOREVER):
-        return time
-    return FOREVER if delay == FOREVER else time + delay
+    """Return the stream time whose watermark, after a delay, is ``time``; with an endless one, no later."""
+    return time if time in (NEVER, FOREVER) or delay == FOREVER else time + delay
 
 
 def joined(
@@ -138,6 +136,7 @@ class AsofJoiner(_Joiner):
     ) -> None:  # fmt: skip
         super().__init__(delays, names)
         self.given_delay = delays[0]  # a row is judged by the watermark of its own side
+        self.left_time = NEVER
         self.by = list(by)
         self.tolerance = tolerance
         self.columns = columns  # of the right side: name there, name in the result
@@ -149,6 +148,12 @@ class AsofJoiner(_Joiner):
         """Learn the columns that will come."""
         self.right_empty = self._right(right)
         self.empty = self._matched(left, self.right_empty)
+
+    @property
+    def stream_time(self) -> int:
+        """The stream time whose watermark, after the delay of what follows, is the smaller of both sides'."""
+        left = watermark(self.left_time, self.given_delay)
+        return later(min(left, self.sides[1].mark), self.given_delay)
 
     def _right(self, frame: pl.DataFrame) -> pl.DataFrame:
         import polars as pl
@@ -166,6 +171,8 @@ class AsofJoiner(_Joiner):
             frame = self._right(self._drop_late(frame, side))
         side.held.add(frame, batch.since)
         side.mark = watermark(batch.stream_time, side.delay)
+        if not port:
+            self.left_time = batch.stream_time
         left, right = self.sides
         out = self._out(self.empty, batch)  # what it rests on was there before it is let go
         ready = left.held.take(right.mark)

@@ -142,6 +142,7 @@ class _Compiler:
             else:
                 child.parent, child.port = operator, port
         operator.delay = delay
+        self._made[id(node)] = operator
         self.operators.append(operator)
         return operator, empty, delay
 
@@ -153,6 +154,7 @@ class _Compiler:
         self.entries[index] = (operator, port)
 
     _nodes: list[p.Source] = field(default_factory=list)
+    _made: dict[int, Operator] = field(default_factory=dict)
 
     def _source(self, node: p.Source, root: p.Node) -> tuple[None, pl.DataFrame, int]:
         index = len(self.sources)
@@ -207,7 +209,7 @@ class _Compiler:
     def _window(
         self, node: p.Aggregate | p.WindowSqlStep, empty: pl.DataFrame, delay: int
     ) -> tuple[Operator, pl.DataFrame, int]:
-        late = delay if node.delay is None else node.delay
+        late = delay if node.delay is None else self._told_to_wait(node.input, node.delay)
         schema = visible(empty).schema
         if isinstance(node, p.WindowSqlStep):
             from streamlab.engines.sql import plan_columns
@@ -234,6 +236,26 @@ class _Compiler:
         made.of_rows = not _holds(node, p.IntervalJoin)
         made.prepare(empty)
         return made, made.peek(empty), 0
+
+    def _told_to_wait(self, node: p.Node, delay: int) -> int:
+        """Tell joins that a window goes by their rows with a delay of its own; return that delay.
+
+        The left rows of an as-of join wait for the right side, and so must the window, however short its own delay
+        is. Pairs of an interval join come as far out of order as its delay says, whatever a window after it
+        says: less would make what is late depend on which side is read first.
+        """
+        joins = []
+        while not isinstance(node, p.Source | p.Aggregate | p.WindowSqlStep):
+            made = self._made[id(node)]
+            if isinstance(made, IntervalJoiner):
+                delay = max(delay, made.given_delay)
+                break
+            if isinstance(made, AsofJoiner):
+                joins.append(made)
+            node = p.inputs_of(node)[0]
+        for made in joins:
+            made.given_delay = delay
+        return delay
 
     @staticmethod
     def _joined(node: p.Node) -> bool:
