@@ -209,7 +209,8 @@ class _Compiler:
     def _window(
         self, node: p.Aggregate | p.WindowSqlStep, empty: pl.DataFrame, delay: int
     ) -> tuple[Operator, pl.DataFrame, int]:
-        late = delay if node.delay is None else self._told_to_wait(node.input, node.delay)
+        late = delay if node.delay is None else node.delay
+        self._tell_delay(node.input, late)
         schema = visible(empty).schema
         if isinstance(node, p.WindowSqlStep):
             from streamlab.engines.sql import plan_columns
@@ -237,25 +238,16 @@ class _Compiler:
         made.prepare(empty)
         return made, made.peek(empty), 0
 
-    def _told_to_wait(self, node: p.Node, delay: int) -> int:
-        """Tell joins that a window goes by their rows with a delay of its own; return that delay.
+    def _tell_delay(self, node: p.Node, delay: int) -> None:
+        """Tell as-of joins that a window goes by their rows with a delay of its own.
 
-        The left rows of an as-of join wait for the right side, and so must the window, however short its own delay
-        is. Pairs of an interval join come as far out of order as its delay says, whatever a window after it
-        says: less would make what is late depend on which side is read first.
+        Left rows wait for the right side, and so must the window, however short its own delay is.
         """
-        joins = []
-        while not isinstance(node, p.Source | p.Aggregate | p.WindowSqlStep):
+        while not isinstance(node, p.Source | p.IntervalJoin | p.Aggregate | p.WindowSqlStep):
             made = self._made[id(node)]
-            if isinstance(made, IntervalJoiner):
-                delay = max(delay, made.given_delay)
-                break
             if isinstance(made, AsofJoiner):
-                joins.append(made)
+                made.given_delay = delay
             node = p.inputs_of(node)[0]
-        for made in joins:
-            made.given_delay = delay
-        return delay
 
     @staticmethod
     def _joined(node: p.Node) -> bool:
