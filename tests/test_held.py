@@ -1,6 +1,12 @@
 """Rows that are held for joins: in the order they came, in parts, in files, and gone when they are."""
 
+import contextlib
 import gc
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -9,6 +15,7 @@ from hypothesis import strategies as st
 
 from streamlab.clock import FOREVER, NEVER
 from streamlab.engines import held as holding
+from streamlab.engines import spill
 from streamlab.engines.batch import ORDER, TIME
 from streamlab.engines.held import Held
 from streamlab.engines.spill import Spilled
@@ -72,9 +79,21 @@ def test_rows_are_held_until_they_are_taken_or_let_go(deeds, merged, limit):
             assert (held.least_time, held.since()) == (FOREVER, None)
 
 
-def test_files_of_rows_that_are_gone_are_gone(monkeypatch, tmp_path):
+def files_in(folder):
+    """The files of a folder that have a name, or are open still without one."""
+    opened = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            opened.add(os.readlink(fd))
+    named = {str(path) for path in folder.iterdir()}
+    return named | {name for name in opened if name.startswith(str(folder))}
+
+
+@pytest.mark.parametrize("many", [0, 256])
+def test_files_of_rows_that_are_gone_are_gone(many, monkeypatch, tmp_path):
     """A file stays as long as a copy holds it, and no longer; `report` says that there are some."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(spill, "MANY_FILES", many)
     holding.LIMIT_BYTES = 1
     held = Held(TIME)
     for at in range(3):
@@ -82,12 +101,34 @@ def test_files_of_rows_that_are_gone_are_gone(monkeypatch, tmp_path):
     assert held.where == " (3 files on disk)"
     copy = held.copy()
     assert rows_of(held.take(2)) == [(0, 0), (1, 1)]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(files_in(tmp_path)) == 3
     del copy
     gc.collect()
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(files_in(tmp_path)) == 1
     held.let_go(3)
-    assert not list(tmp_path.iterdir())
+    assert not files_in(tmp_path)
+
+
+KILLED = """
+import os, signal, sys, tempfile
+import polars as pl
+from streamlab.engines import spill
+tempfile.tempdir, spill.MANY_FILES = sys.argv[1], int(sys.argv[2])
+held = [spill.Spilled(pl.DataFrame({"n": [n]})) for n in range(3)]
+assert [file.lazy().collect().item() for file in held] == [0, 1, 2]
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there have open files a path")
+@pytest.mark.parametrize(("many", "left"), [(256, 0), (0, 3)])
+def test_a_process_that_is_killed_leaves_no_files(many, left, tmp_path):
+    """They lost their names when they were written; the control keeps them, and leaves them behind."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(many)], check=False, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == left
 
 
 def test_many_small_parts_become_few(monkeypatch):

@@ -24,15 +24,29 @@ LIMIT_BYTES = 512 << 20
 MANY_PARTS, MANY_ROWS = 16, 200_000
 
 
+MANY_FILES = 256
+"""So many files at most are open without a name."""
+
+
 class Spilled:
-    """A frame in a file, which is gone when nobody holds it any more."""
+    """A frame in a file, which is gone when nobody holds it any more, or the process is killed.
+
+    Where the system gives open files a path, its name is removed at once; but not of so many files that
+    no others could be opened.
+    """
 
     def __init__(self, frame: pl.DataFrame) -> None:
         fd, name = tempfile.mkstemp(prefix="streamlab-state-", suffix=".arrow")
-        os.close(fd)
         self.path = Path(name)
-        weakref.finalize(self, _remove, self.path, os.getpid())
         frame.write_ipc(self.path)
+        opened = Path(f"/proc/self/fd/{fd}")
+        if fd < MANY_FILES and opened.exists():
+            self.path.unlink()
+            self.path = opened
+            weakref.finalize(self, os.close, fd)
+        else:
+            os.close(fd)
+            weakref.finalize(self, _remove, self.path, os.getpid())
 
     def lazy(self) -> pl.LazyFrame:
         """Return the rows, to be read."""
