@@ -119,9 +119,12 @@ def made(drawn):
 
 
 def stream_of(lab, name, log, delay, sizes, *, end=False):
-    """Append a log in chunks of these sizes, now and then sealed."""
+    """Append a log in chunks of these sizes, now and then sealed, to one to three partitions."""
     text = "inf" if delay is None else f"{delay}s"
-    stream = lab.create(name, pl.DataFrame(schema=SCHEMA), time="ts", delay=text)
+    stream = lab.create(
+        name, pl.DataFrame(schema=SCHEMA), time="ts", delay=text, key="k",
+        partitions=1 + sizes[0] % 3,
+    )  # fmt: skip
     extend(stream, log, sizes)
     if end:
         stream.advance("end")
@@ -548,7 +551,10 @@ def test_a_split_without_the_list_is_caught(monkeypatch):
 )  # fmt: skip
 @LAWS
 def test_a_job_that_is_stopped_anywhere_gives_each_window_once(parts, kind, delay, sizes):
-    """Stopped and run again between appends and heartbeats, a job neither loses nor doubles a window."""
+    """Stopped and run again between appends and heartbeats, a job neither loses nor doubles a window.
+
+    Rows that it needs no more may be gone by then.
+    """
     log = made([entry for part in parts for entry in part])
     if kind == "session":
         found, late, _ = oracle.sessions(log, 7 * SECOND, ("k",), delay * SECOND)
@@ -565,6 +571,8 @@ def test_a_job_that_is_stopped_anywhere_gives_each_window_once(parts, kind, dela
             extend(stream, log[at : at + len(part)], sizes)
             at += len(part)
             job = query.run("out").wait(30).stop()
+            if sizes[-1] % 2:
+                assert stream.trim(job._placed["since"][0]) == job._placed["since"][0]
         want = as_table(found, ["k"]).filter(pl.col("_final")).drop("_final")
         same(lab["out"].to_polars().select(want.columns), want)
         assert job.progress.rows_late == len(late)
