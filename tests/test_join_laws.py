@@ -147,24 +147,26 @@ short = lists(entries, 20, picked)
 
 
 @given(
-    short, short, keys, st.sampled_from([None, 0, 0, 3, 30, "inf"]), delays, chunks,
-    st.sampled_from([2, 1000]), st.booleans(),
+    short, short, keys, st.sampled_from([10, 10, None]), st.sampled_from([None, 0, 0, 3, 30, "inf"]),
+    delays, chunks, st.sampled_from([2, 1000]), st.booleans(), st.booleans(),
 )  # fmt: skip
 @LAWS
 def test_a_window_after_an_as_of_join_takes_the_rows_that_it_would_without(
-    one, two, by, waits, delay, sizes, epoch, ended
+    one, two, by, own, waits, delay, sizes, epoch, ended, twice
 ):
     """Whatever its own delay is, it waits for the left rows that wait for the right side."""
     left, right = made(one), made(two)
-    late_after = {None: 10 * SECOND, "inf": None}.get(waits, waits and waits * SECOND)
-    late_after = 0 if waits == 0 else late_after
+    wait = own if waits is None else None if waits == "inf" else waits
+    late_after = None if wait is None else wait * SECOND
     found, late, _ = oracle.fixed(left, "tumbling", 10 * SECOND, 10 * SECOND, 0, by, late_after)
     text = f"{waits}s" if isinstance(waits, int) else waits
     with temp_lab() as lab:
-        a = stream_of(lab, "a", left, 10, sizes)
+        a = stream_of(lab, "a", left, own, sizes)
         b = stream_of(lab, "b", right, delay, sizes[::-1], end=ended)
         local.EPOCH_ROWS = epoch
         both = a.join_asof(b.select("ts", "k", o=pl.col("_offset")), by="k")
+        if twice:
+            both = both.join_asof(b.select("ts", "k", p=pl.col("_offset")), by="k")
         query = both.window(sl.tumbling("10s"), by=list(by), delay=text).agg(**AGGREGATES)
         same(query.collect().drop("_final"), as_table(found, by).drop("_final"))
         gone = query.late()  # of the right side too

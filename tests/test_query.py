@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 import streamlab as sl
-from streamlab.engines import panes, spill
+from streamlab.engines import held, panes, sessions, spill
+from streamlab.engines import rows as steps
 from streamlab.testing import ManualClock, temp_lab
 
 BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
@@ -588,6 +589,28 @@ def test_state_beyond_memory_goes_to_files(trades, monkeypatch):
     query = trades.window(sl.hopping("1m", "20s"), by="symbol").agg(m=pl.col("price").median())
     whole = query.collect()
     monkeypatch.setattr(spill, "LIMIT_BYTES", 100)
+    assert query.collect().equals(whole)
+    assert "files on disk" in query.explain()
+
+
+HELD_LONG = {
+    "sessions": lambda t: t.window(sl.session("1h"), by="size").agg(n=pl.len()),
+    "sessions, rows": lambda t: t.window(sl.session("1h"), by="size").agg(m=pl.median("price")),
+    "sliding": lambda t: t.window(sl.sliding("1h"), by="symbol").agg(n=pl.len()),
+    "sliding, rows": lambda t: t.window(sl.sliding("1h"), by="symbol").agg(m=pl.median("price")),
+    "unique": lambda t: t.unique("size"),
+}
+
+
+@pytest.mark.parametrize("kind", list(HELD_LONG))
+def test_what_is_held_for_long_goes_to_files(trades, kind, monkeypatch):
+    """Open sessions, rows in reach and kept times are in files beyond a limit; explain says so."""
+    query = HELD_LONG[kind](trades)
+    whole = query.collect()
+    assert "files on disk" not in query.explain()
+    for module in (held, sessions):
+        monkeypatch.setattr(module, "LIMIT_BYTES", 100)
+    monkeypatch.setattr(steps, "MANY_KEPT", 10)
     assert query.collect().equals(whole)
     assert "files on disk" in query.explain()
 

@@ -208,9 +208,7 @@ class UniqueStep(Operator):
         self.kept: Kept = {}
         self.count = 0  # of the times in it
         self.aside = Held(TIME)
-        self.also: list[
-            Kept
-        ] = []  # kept times that stand against rows, but are remembered elsewhere
+        self.also: list[Kept] = []  # what stands against rows too, and is remembered elsewhere
         self.first: Since | None = None
 
     def push(self, port: int, batch: Batch) -> Batch:

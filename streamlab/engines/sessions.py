@@ -22,7 +22,7 @@ from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import format_instant
 from streamlab.engines.batch import ORDER, TIME, Batch, Since, least, watermark
 from streamlab.engines.held import Held
-from streamlab.engines.spill import Spilled
+from streamlab.engines.spill import Spilled, divides, shares_of
 from streamlab.engines.state import END, START, ByTime, reduced
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ class Sessions(ByTime):
     def prepare(self, empty: pl.DataFrame) -> None:
         """Learn the columns that will come."""
         self.template = empty.select(*self.columns, ORDER, TIME)
-        self.divides = not self.sql and self.by and not any(
-            self.template.schema[key].is_nested() for key in self.by
-        )  # fmt: skip
+        self.divides = not self.sql and divides(self.by, self.template.schema)
         self.nothing = self._nothing()
 
     def push(self, port: int, batch: Batch) -> Batch:
@@ -220,33 +218,20 @@ class Sessions(ByTime):
 
     def _divided(self, found: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield what of sessions belongs to each share."""
-        for part in self._parts(len(self.shares)):
+        for part in shares_of(self.by, len(self.shares)):
             yield found if part is None else found.filter(part)
-
-    def _parts(self, count: int) -> list[pl.Expr | None]:
-        """Return conditions that divide the keys; None is for all of them."""
-        import polars as pl
-
-        if count < 2:
-            return [None]
-        number = pl.struct(self.by).hash() % count
-        return [number == part for part in range(count)]
 
     def _split(self) -> None:
         """Divide the keys further where a share of them has become too large for memory."""
-        import polars as pl
-
         before, count = self.shares, len(self.shares) * SPLIT
         large = any(share.size > LIMIT_BYTES for share in before)
         if not large or not self.divides or count > MANY_SHARES:
             return
-        number_of = pl.struct(self.by).hash()
         self.shares = [_Share.of(before[0].frame().clear())] * count
-        for number, share in enumerate(before):
-            sessions = share.frame()
-            for part in range(number, count, len(before)):
-                mine = sessions.filter(number_of % count == part)
-                self.shares[part] = _Share.of(mine, in_file=True)
+        for number, part in enumerate(shares_of(self.by, count)):
+            assert part is not None
+            mine = before[number % len(before)].frame().filter(part)
+            self.shares[number] = _Share.of(mine, in_file=True)
 
     # -- results -----------------------------------------------------------------------------
 
@@ -262,7 +247,7 @@ class Sessions(ByTime):
         closed = closed.select(*self.by, *bounds)
         if self.sql:
             return self._by_sql(self._rows_of(closed))
-        parts = self._parts(1 + self.rows.files if self.divides else 1)
+        parts = shares_of(self.by, 1 + self.rows.files if self.divides else 1)
         return self._named(pl.concat([self._whole(closed, part) for part in parts]))
 
     def _whole(self, closed: pl.DataFrame, part: pl.Expr | None) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Spilled", "Store"]
+__all__ = ["Spilled", "Store", "divides", "shares_of"]
 
 LIMIT_BYTES = 512 << 20
 """How much a store holds in memory."""
@@ -58,6 +58,25 @@ class Spilled:
 def _remove(path: Path, owner: int) -> None:
     if os.getpid() == owner:  # a forked child leaves its parent's files alone
         path.unlink(missing_ok=True)
+
+
+def divides(keys: Sequence[str], schema: Mapping[str, Any]) -> bool:
+    """Return whether rows can be divided by their keys."""
+    return bool(keys) and not any(schema[key].is_nested() for key in keys)
+
+
+def shares_of(keys: Sequence[str], count: int) -> list[pl.Expr | None]:
+    """Return conditions that divide keys into shares; None is for all of them.
+
+    A share is divided further by a multiple of ``count``: its keys are in those with its number, and that
+    and ``count``, and so on.
+    """
+    import polars as pl
+
+    if count < 2:
+        return [None]
+    number = pl.struct(keys).hash() % count
+    return [number == share for share in range(count)]
 
 
 class Store:
@@ -103,13 +122,8 @@ class Store:
 
     def shares(self, keys: Sequence[str], schema: Mapping[str, Any]) -> list[pl.Expr | None]:
         """Return conditions that divide the keys, so that the rows of each fit in memory."""
-        import polars as pl
-
-        count = 1 + sum(isinstance(part, Spilled) for part in self.parts)
-        if count == 1 or not keys or any(schema[key].is_nested() for key in keys):
-            return [None]
-        number = pl.struct(keys).hash() % count
-        return [number == share for share in range(count)]
+        files = sum(isinstance(part, Spilled) for part in self.parts)
+        return shares_of(keys, 1 + files) if divides(keys, schema) else [None]
 
     def gather(
         self, empty: pl.DataFrame, chosen: pl.Series | None, column: str,
