@@ -114,7 +114,7 @@ class StreamSink:
         info = self.stream._info  # noqa: SLF001
         rows = rows_of(self.log, info, table)
         if info.time is not None:
-            rows = rows._replace(runs=self._runs(frame))
+            rows = rows._replace(runs=self._runs(frame, mark))
         limit = self.log.writer.policy.segment_bytes
         time = None if mark == NEVER else mark
         if table.nbytes > limit:
@@ -122,11 +122,16 @@ class StreamSink:
         else:
             self.log.writer.append(rows, note=note, stream_time=time)
 
-    def _runs(self, frame: pl.DataFrame) -> np.ndarray[Any, Any] | None:
-        """Return where a row's stream time is later than the rows before it tell: some were dropped."""
+    def _runs(self, frame: pl.DataFrame, mark: int) -> np.ndarray[Any, Any] | None:
+        """Return where a row's stream time is later than the rows before it tell: some were dropped.
+
+        Joins give rows in another order than their streams have them. None may move stream time
+        past what a row that comes after it has met, here or in a later frame.
+        """
         from streamlab.log.format import RELATIVE_RUN
 
         times, before = frame[TIME].to_numpy(), frame[BEFORE].to_numpy()
+        before = np.minimum(np.minimum.accumulate(before[::-1])[::-1], mark)
         if not (times < before).any():
             return None
         now = self.log.reader.moment().stream_time

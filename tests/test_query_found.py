@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import random
 
 import duckdb
 import numpy as np
@@ -449,3 +450,49 @@ def test_a_window_after_an_as_of_join_waits_for_left_rows_that_wait(lab, kind):
     assert job.wait(30).stop().progress.rows_late == 0
     assert lab["out"].to_polars()["v"].to_list()[:1] == [1]
     assert query.collect("final")["v"].to_list()[:1] == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*late")
+@pytest.mark.parametrize("kind", ["as of", "interval"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_windows_over_a_derived_stream_of_a_join_call_no_row_late_that_is_not(lab, kind, seed):
+    """Joins give rows in an order of their own: one that came late moves no time past those that wait."""
+    draw = random.Random(seed)
+    lists, schema = [], {"ts": pl.Datetime("us", "UTC"), "k": pl.String, "i": pl.Int64}
+    for name in ("a", "b"):
+        lab.create(name, pl.DataFrame(schema=schema), time="ts", delay="2s")
+        now, rows = 0.0, []
+        for number in range(200):
+            now += 2 * draw.random()
+            behind = draw.random() * (3 if draw.random() < 0.8 else 30)
+            rows.append((BASE + dt.timedelta(seconds=now - behind), draw.choice("xy"), number))
+        lists.append(pl.DataFrame(rows, schema=schema, orient="row"))
+
+    left, right = lab["a"], lab["b"]
+    both = (
+        left.join_asof(right, by="k", tolerance="30s") if kind == "as of"
+        else left.join(right, on="k", within=("-3s", "4s"))
+    )  # fmt: skip
+
+    def windows(of):
+        counted = of.window(sl.tumbling("10s"), by="k")
+        return counted.agg(pairs=pl.struct("i", "i_right").sort()).collect("final")
+
+    def pairs(found):
+        return {tuple(pair.values()) for row in found["pairs"] for pair in row}
+
+    job = both.run("both")
+    while any(rows.height for rows in lists):
+        for at, name in enumerate(("a", "b")):
+            many = draw.randint(1, 8)
+            if lists[at].height:
+                lab[name].append(lists[at].head(many))
+            lists[at] = lists[at].slice(many)
+            job.wait(30)
+    for name in ("a", "b"):
+        lab[name].advance("end")
+    job.wait(30).stop()
+    direct, chained = windows(both), windows(lab["both"])
+    assert pairs(direct) <= pairs(chained)
+    if kind == "interval":  # whose rows are none of them late
+        assert chained.equals(direct)
