@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from streamlab.duration import parse_instant
-from streamlab.errors import OffsetOutOfRange, ReplaySeeked
+from streamlab.errors import InvalidTime, OffsetOutOfRange, ReplaySeeked
 from streamlab.log.log import LONGEST_PAUSE
 from streamlab.scan import Scan, offset_of
 
@@ -141,6 +141,15 @@ def same_generation(scan: Scan, generation: int) -> None:
         )
 
 
+OTHER_WORDS = {
+    **dict.fromkeys(("latest", "now", "last", "newest", "tail", "largest"), "end"),
+    **dict.fromkeys(
+        ("beginning", "begin", "start", "first", "oldest", "smallest", "head"), "earliest"
+    ),
+}
+"""What other tools call the ends of a stream."""
+
+
 def first_offset(scan: Scan, start: Any, earliest: int, end: int) -> int:
     """Return the offset that a ``start`` means: ``"earliest"``, ``"end"``, an offset, an instant.
 
@@ -162,5 +171,10 @@ def first_offset(scan: Scan, start: Any, earliest: int, end: int) -> int:
                 asked=offset, available=range(earliest, end),
             )  # fmt: skip
         return offset
+    if isinstance(start, str) and start.strip().lower() in OTHER_WORDS:
+        raise InvalidTime(
+            f"start is no {start!r}",
+            hint=f'write "{OTHER_WORDS[start.strip().lower()]}"; also an offset, or an instant',
+        )
     micros = parse_instant(start, what='start (or "earliest", "end", an offset)')
     return max(scan.fix(pin=False).find(micros), earliest)

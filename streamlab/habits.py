@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["hint_for", "item_hint"]
+__all__ = ["hint_for", "item_hint", "job_hint"]
 
 WINDOWED = '.window(sl.tumbling("1m"), by=...).agg(...) aggregates over windows'
 COLLECTED = ".collect() gives a Polars frame of the history there is now: .collect().{name}"
@@ -28,7 +28,8 @@ HABITS = {
         ".map_batches(function) for rows, or .run(function) to be given the results"),
     **dict.fromkeys(["drop", "drop_columns"], ".select(pl.exclude(...))"),
     "rename": ".select(new=pl.col('old'), ...)",
-    "drop_duplicates": ".unique('id', within=...)",
+    **dict.fromkeys(["distinct", "drop_duplicates", "dropDuplicates", "deduplicate"],
+        ".unique('id', within=...)"),
     "drop_nulls": ".filter(pl.col(...).is_not_null())",
     **dict.fromkeys(["merge", "merge_asof"], ".join(other, on=..., within=(...)) or .join_asof(other, by=...)"),
     **dict.fromkeys(["writeStream", "write", "sink", "to", "sink_parquet", "output"],
@@ -45,6 +46,18 @@ HABITS = {
 }  # fmt: skip
 
 
+JOB_HABITS = {
+    **dict.fromkeys(["cancel", "kill", "close", "terminate", "shutdown", "abort"], ".stop()"),
+    **dict.fromkeys(["result", "collect", "to_polars", "df"],
+        "lab[name] of its stream, or .frame() if it has no into; .wait() waits"),
+    **dict.fromkeys(["join", "awaitTermination", "processAllAvailable", "done"], ".wait(), .wait(caught_up=False) until it ends"),
+    **dict.fromkeys(["start", "restart", "run"], "run the query again: query.run(...) goes on where the job was"),
+    **dict.fromkeys(["exception", "traceback"], ".error"),
+    **dict.fromkeys(["state", "is_running", "running", "isActive"], ".status"),
+    "lag": ".progress.lag_rows",
+}  # fmt: skip
+
+
 def hint_for(kind: str, name: str, known: Iterable[str], columns: Mapping[str, Any]) -> str:
     """Return what a missing attribute's error says."""
     text = f"a {kind} has no {name!r}"
@@ -56,6 +69,14 @@ def hint_for(kind: str, name: str, known: Iterable[str], columns: Mapping[str, A
     if name in HABITS:
         return f"{text}\nHint: {HABITS[name].format(name=name)}"
     return text
+
+
+def job_hint(name: str, counts: Iterable[str]) -> str:
+    """Return what the error for ``job.name`` says."""
+    text = f"a job has no {name!r}"
+    if name in counts:
+        return f"{text}\nHint: .progress.{name}"
+    return f"{text}\nHint: {JOB_HABITS[name]}" if name in JOB_HABITS else text
 
 
 def item_hint(kind: str, item: Any, columns: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from streamlab.errors import (
     QueryError,
     StreamlabError,
 )
+from streamlab.habits import job_hint
 from streamlab.log.lock import FileLock
 from streamlab.shown import Shown, notebook
 from streamlab.sinks import MemorySink, Sink, StreamSink
@@ -228,7 +229,11 @@ class Job(Shown):
         import polars as pl
 
         if not isinstance(self._sink, MemorySink):
-            raise QueryError(f'the results of job "{self.name}" are in {self._spec.into}')
+            where = self._where
+            raise QueryError(
+                f'the results of job "{self.name}" are not in memory: they go into {where}',
+                hint=f"lab[{where!r}]" if "stream" in self._spec.into else None,
+            )
         empty = self._sink.empty
         return pl.concat([*([] if empty is None else [empty]), *self._sink.frames])
 
@@ -259,10 +264,18 @@ class Job(Shown):
             return 0.0
         return (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 1e-9)
 
-    def __repr__(self) -> str:
+    @property
+    def _where(self) -> str:
         into = self._spec.into
-        where = into.get("stream") or into.get("table") or into.get("function") or "memory"
-        text = f'Job "{self.name}" into {where}: {self.status}, {self.progress}'
+        return into.get("stream") or into.get("table") or into.get("function") or "memory"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name, name=name, obj=self)
+        raise AttributeError(job_hint(name, Progress.__annotations__), name=name, obj=self)
+
+    def __repr__(self) -> str:
+        text = f'Job "{self.name}" into {self._where}: {self.status}, {self.progress}'
         return (
             text if self.error is None else f"{text}\n  {type(self.error).__name__}: {self.error}"
         )

@@ -345,10 +345,27 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
     return column
 
 
+FILE_ENDINGS = (
+    ".duckdb",
+    ".db",
+    ".parquet",
+    ".csv",
+    ".json",
+    ".arrow",
+    ".feather",
+    ".ipc",
+    ".sqlite",
+)
+
+
+def _of_file(name: str) -> bool:
+    return "/" in name or "\\" in name or name.lower().endswith(FILE_ENDINGS)
+
+
 def _target_of(into: Any) -> dict[str, Any]:
     if into is None:
         return {"memory": True}
-    if isinstance(into, str | Path) and (isinstance(into, Path) or "/" in into or "\\" in into):
+    if isinstance(into, str | Path) and (isinstance(into, Path) or _of_file(into)):
         raise InvalidName(
             f"{str(into)!r} is a path, and no name for a stream",
             hint='into a database: sl.duckdb(path, table="..."); into files: run(function)',

@@ -227,7 +227,7 @@ class Querying:
             )
         check_rowwise(expr, "order")
         frame = pl.LazyFrame(schema=dict(node.schema))
-        fitting(frame.select(expr).collect_schema, node, "order")
+        fitting(lambda: frame.select(expr).collect(), node, "order")
         return self._then(p.Top(node, n, expr, descending, node.schema))
 
     def unique(self, on: Any, within: Duration | None = None) -> Query:

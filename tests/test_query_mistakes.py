@@ -54,6 +54,17 @@ MISTAKES = {
     "a negative reach": (lambda t: sl.sliding("-1s"), "is positive"),
     "windows and no aggregate": (lambda t: t.window(MINUTE).collect(), "first .agg(...), then .collect"),
     "aggregates and no window": (lambda t: t.select("ts").agg(n=N), "aggregates over windows"),
+    "a database's file as a stream": (
+        lambda t: t.select("ts").run("x.duckdb"), 'sl.duckdb(path, table="..."'),
+    "another word for the end": (lambda t: next(t.select("ts").follow(start="latest")), 'write "end"'),
+    "the largest of unsigned numbers": (
+        lambda t: t.window(MINUTE).agg(n=N).top(3, -col("n")), "order does not fit the rows"),
+    "a schema that is not what comes": (
+        lambda t: t.map_batches(lambda f: f.select(x="size"), {"x": pl.String}).collect(),
+        "other columns than its schema says: 'x' is Int64, not String"),
+    "a schema that lacks a column": (
+        lambda t: t.map_batches(lambda f: f.select("size", "price"), {"size": pl.Int64}).collect(),
+        "'price' is not in it"),
     "no aggregates": (lambda t: t.window(MINUTE).agg(), "agg(n=pl.len())"),
     "a column as aggregate": (lambda t: t.window(MINUTE).agg("price"), "got 'price'"),
     "as pandas has it": (lambda t: t.window(MINUTE).agg({"price": "sum"}), "agg takes Polars expr"),
@@ -157,6 +168,25 @@ def test_habits_are_names_that_are_free(made, habit):
             getattr(thing, habit)
         assert "{" not in str(caught.value)
     assert missing
+
+
+def test_what_a_job_is_called_elsewhere():
+    """A job says where its counts are, and what other tools' words are here; a dropped stream by name."""
+    with temp_lab() as lab:
+        stream = lab.create("trades", {"ts": [BASE]}, time="ts")
+        job = stream.select("ts").run("times").wait(30)
+        for name, says in [
+            ("rows_in", ".progress.rows_in"),
+            ("cancel", ".stop()"),
+            ("oops", "has no 'oops'"),
+        ]:
+            with pytest.raises(AttributeError, match=says):
+                getattr(job, name)
+        with pytest.raises(sl.QueryError, match=r"they go into times\nHint: lab\['times'\]"):
+            job.frame()
+        lab.drop("trades")
+        job.stop()
+        assert isinstance(job.error, sl.StreamNotFound)
 
 
 def test_what_is_asked_for_by_tools_is_plainly_not_there(made):

@@ -6,7 +6,7 @@ Invariants: the hidden columns go along untouched, and no expression of a user e
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamlab.clock import FOREVER, NEVER
@@ -158,6 +158,18 @@ def _name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", function))
 
 
+def _difference(got: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """Return how the columns that came differ from those that were told."""
+    found = [f"{name!r} is missing" for name in told if name not in got]
+    found += [f"{name!r} is not in it" for name in got if name not in told]
+    found += [
+        f"{name!r} is {got[name]}, not {kind}"
+        for name, kind in told.items()
+        if name in got and got[name] != kind
+    ]
+    return ", ".join(found) or f"they come in the order {', '.join(got)}"
+
+
 def _called(function: Any, frame: pl.DataFrame, schema: dict[str, Any]) -> pl.DataFrame:
     import polars as pl
 
@@ -174,7 +186,11 @@ def _called(function: Any, frame: pl.DataFrame, schema: dict[str, Any]) -> pl.Da
             hint="map_batches takes a function that returns a pl.DataFrame of as many rows; .filter drops some",
         )
     if dict(done.schema) != dict(schema):
-        raise QueryError(f"{_name_of(function)} returned {dict(done.schema)}, not {dict(schema)}")
+        raise QueryError(
+            f"{_name_of(function)} returned other columns than its schema says: "
+            f"{_difference(done.schema, schema)}",
+            hint="map_batches(function, schema) takes the names and types of all columns that come out",
+        )
     return done
 
 

@@ -238,8 +238,13 @@ class Log:
 
         Raises:
             InvalidName: it has other characters than letters, digits, ".", "_" and "-".
+            StreamNotFound: the stream was dropped.
         """
-        pin_files.hold(self.folder / "pins", name, offset)
+        try:
+            pin_files.hold(self.folder / "pins", name, offset)
+        except FileNotFoundError:
+            self.reader.manifest(again=True)
+            raise
 
     def release(self, name: str) -> None:
         """Remove a hold, if there is one of that name.
