@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamlab import plan as p
-from streamlab.aggregate import aggregation
+from streamlab.aggregate import Aggregation, aggregation
 from streamlab.clock import FOREVER, NEVER
 from streamlab.duration import EPOCH, format_duration, format_instant, parse_instant
 from streamlab.engines.batch import BEFORE, ORDER, TIME, watermark
@@ -258,16 +258,22 @@ def _how(node: p.Node) -> list[str]:
             lines.append(f"{step.window}: recomputed by DuckDB over a window's rows when it closes")
         elif isinstance(step, p.Aggregate):
             how = aggregation(step.columns, step.input.schema)
-            part = "session" if step.window.kind == "session" else "key and pane"
-            what = (
-                f"incremental: partial results per {part}, merged when a window closes"
-                if how.splits
-                else f"recomputed over a window's rows when it closes, because {how.reason}"
-            )
-            if step.window.kind == "sliding":
-                what = "computed over the rows in reach once stream time has passed a row"
-            lines.append(f"{step.window}: {what}")
+            lines.append(f"{step.window}: {_evaluated(step.window, how)}")
     return lines
+
+
+PARTS = {"session": "session", "sliding": "key and 1/64 of its length"}
+
+
+def _evaluated(window: Window, how: Aggregation) -> str:
+    """Return how results come about, and when."""
+    sliding = window.kind == "sliding"
+    when = "once stream time has passed a row" if sliding else "when a window closes"
+    if how.splits:
+        return f"incremental: partial results per {PARTS.get(window.kind, 'key and pane')}, merged {when}"
+    rows = "the rows in reach" if sliding else "a window's rows"
+    closed = when if sliding else "when it closes"
+    return f"recomputed over {rows} {closed}, because {how.reason}"
 
 
 def _steps(node: p.Node) -> Iterator[p.Node]:

@@ -383,6 +383,14 @@ def test_explain_says_how_and_who_waits(lab, trades):
         assert part in text
     again = trades.window(sl.tumbling("1m")).agg(m=pl.col("price").median()).explain()
     assert "because Median needs all rows of a window together" in again
+    sliding = trades.window(sl.sliding("1m"), by="symbol")
+    assert "sliding(1m): incremental: partial results" in sliding.agg(n=pl.len()).explain()
+    median = sliding.agg(m=pl.col("price").median()).explain()
+    assert "sliding(1m): recomputed over the rows in reach" in median
+    minutes = trades.window(sl.tumbling("1m"), by="symbol").agg(n=pl.len())
+    above = minutes.window(sl.tumbling("5m")).agg(n=pl.col("n").sum()).explain()
+    assert "tumbling(5m): 1 window open" in above
+    assert "closes when the windows before it are done up to 2026-01-05T09:35:00Z" in above
     quotes = lab.create(
         "quotes",
         pl.DataFrame(schema={"ts": pl.Datetime("us", "UTC"), "symbol": pl.String}),

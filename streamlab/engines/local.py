@@ -235,6 +235,7 @@ class _Compiler:
             made = Panes(node.window, node.by, late, how, columns)
         made.edge = self._edge(node)
         made.of_rows = not _holds(node, p.IntervalJoin)
+        made.of_windows = _holds(node.input, p.Aggregate) or _holds(node.input, p.WindowSqlStep)
         made.prepare(empty)
         return made, made.peek(empty), 0
 
@@ -588,8 +589,12 @@ class Runner:
                 "nothing yet" if at == NEVER else "the end" if at == FOREVER else format_instant(at)
             )
             lines.append(f"{name}: read up to offset {source.position:,}, stream time {now}")
+        several = sum(isinstance(operator, WindowOperator) for operator in self.operators) > 1
         for operator in self.operators:
-            lines += operator.report()
+            about = ""
+            if several and isinstance(operator, WindowOperator):
+                about = f"{operator.window}: "
+            lines += [about + line for line in operator.report()]
         mark = self.watermark
         reached = (
             "nothing yet"

@@ -257,6 +257,8 @@ class Sliding(ByTime):
         waiting, held = self.waiting.count(), self.past.count()
         if not held:
             return ["0 rows wait"]
+        wait = "1 row waits" if waiting == 1 else f"{waiting:,} rows wait"
+        them = "it" if waiting == 1 else "them"
         return [
-            f"{waiting:,} rows wait for stream time to pass them, {held:,} rows held{self.past.where}"
+            f"{wait} for stream time to pass {them}, {held:,} row{'s' * (held != 1)} held{self.past.where}"
         ]

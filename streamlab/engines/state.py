@@ -87,6 +87,7 @@ class WindowOperator(Operator):
     # -- late rows ---------------------------------------------------------------------------
 
     of_rows = True  # not pairs of a join: of those it cannot be said which row read was late
+    of_windows = False  # its rows are results of other windows
     counted_from_time = 0  # 1 where late_by counts from a row's time, which is 1 before its end
 
     def _ends(self, times: Times) -> tuple[Times, Times]:
@@ -139,7 +140,8 @@ class WindowOperator(Operator):
     def _when(self, end: int) -> str:
         if self.late_delay == FOREVER:
             return 'only when advance("end") ends the stream'
-        return f"when stream time reaches {format_instant(end + self.late_delay)}"
+        mark = "the windows before it are done up to" if self.of_windows else "stream time reaches"
+        return f"when {mark} {format_instant(end + self.late_delay)}"
 
     # -- giving out --------------------------------------------------------------------------
 
