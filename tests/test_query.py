@@ -153,7 +153,7 @@ def test_functions_of_batches_are_checked(trades):
     for wrong, message in [
         (lambda f: f.head(3), "returned 3 rows"),
         (lambda f: f.with_columns(pl.col("price").cum_sum()), "not row-wise"),
-        (lambda f: f.select("price"), "not"),
+        (lambda f: f.select("price"), "'symbol' is missing"),
         (lambda f: f.nothing, "AttributeError"),
     ]:
         with pytest.raises(sl.QueryError, match=message):
