@@ -136,6 +136,10 @@ class Querying:
         check_time(exprs, node, what)
         if not schema:
             raise QueryError("select takes at least one column")
+        if "" in schema and "" not in node.schema:
+            raise QueryError(
+                f"{what}: a column needs a name", hint=f'{what}(double=pl.col("n") * 2)'
+            )
         for name, kind in schema.items():
             system = name in SYSTEM_FIELDS and kind == node.schema.get(name)
             if not system and (name.startswith("\0") or name in SYSTEM_FIELDS):
@@ -575,6 +579,8 @@ class Windowed(Shown):
         how = aggregation(exprs, node.schema)
         told = cut(node) or node.schema.get("_partial") == pl.Boolean
         schema = {**self._keys(), **how.dtypes, **({"_partial": pl.Boolean()} if told else {})}
+        if "" in how.names:
+            raise QueryError("an aggregate needs a name", hint="agg(n=pl.len())")
         taken = [n for n in how.names if n in self._keys() or n in MARKS or n in SYSTEM_FIELDS]
         if taken:
             raise QueryError(f"the aggregate {taken[0]!r} has the name of another column of the result",

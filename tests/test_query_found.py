@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import streamlab as sl
-from streamlab.engines import local, sliding
+from streamlab.engines import joins, local, sliding
 from streamlab.testing import temp_lab
 
 BASE = dt.datetime(2026, 1, 5, 9, 30, tzinfo=dt.UTC)
@@ -496,3 +496,78 @@ def test_windows_over_a_derived_stream_of_a_join_call_no_row_late_that_is_not(la
     assert pairs(direct) <= pairs(chained)
     if kind == "interval":  # whose rows are none of them late
         assert chained.equals(direct)
+
+
+OVER_OPEN = {
+    "sliding over windows": lambda a, b: (
+        a.window(sl.tumbling("2s"))
+        .agg(n=pl.col("n").sum())
+        .window(sl.sliding("5s"))
+        .agg(m=pl.col("n").max())
+    ),
+    "medians over windows": lambda a, b: (
+        a.window(sl.tumbling("2s"))
+        .agg(n=pl.col("n").sum())
+        .window(sl.sliding("5s"))
+        .agg(m=pl.col("n").median())
+    ),
+    "sessions over windows": lambda a, b: (
+        a.window(sl.tumbling("2s"))
+        .agg(n=pl.col("n").sum())
+        .window(sl.session("3s"))
+        .agg(m=pl.col("n").max())
+    ),
+    "sessions over a join": lambda a, b: (
+        a.join_asof(b).window(sl.session("3s")).agg(m=pl.col("n_right").max())
+    ),
+    "sliding over a join": lambda a, b: (
+        a.join_asof(b).window(sl.sliding("3s")).agg(m=pl.col("n_right").max())
+    ),
+    "sessions over windows over a join": lambda a, b: (
+        a.join_asof(b)
+        .window(sl.tumbling("2s"))
+        .agg(n=pl.col("n_right").sum())
+        .window(sl.session("3s"))
+        .agg(m=pl.col("n").max())
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OVER_OPEN)
+def test_changes_of_windows_over_rows_that_are_not_final(lab, kind):
+    """Windows are shown with what the step before them would give, also while they hold nothing."""
+    schema = {"ts": pl.Datetime("us", "UTC"), "n": pl.Int64}
+    left, right = (lab.create(name, pl.DataFrame(schema=schema), time="ts") for name in "ab")
+    query, shown = OVER_OPEN[kind](left, right), []
+    job = query.run(shown.append, emit="changes", name="changed")
+    for at in (0, 1, 2, 3, 4, 6, 20, 60):
+        for stream, step in ((left, at), (right, at + 1)):
+            stream.append({"ts": [BASE + dt.timedelta(seconds=step)], "n": [at]})
+            job.wait(30)
+    job.stop()
+    final = query.collect("final")
+    left.append({"ts": [BASE + dt.timedelta(seconds=200)], "n": [200]})
+    assert (
+        query.collect().height > query.collect("final").height
+    )  # a row waits, or a window is open
+    changes = pl.concat(shown).filter("_final")
+    assert changes.select(final.columns).equals(final)
+    assert final.height > 1
+
+
+def test_a_table_is_kept_as_it_was_for_rows_that_wait(lab, monkeypatch):
+    """A left row of an as-of join may meet the table after one that was appended later."""
+    monkeypatch.setattr(joins, "MANY_CHANGES", 0)
+    left = lab.create("a", {"ts": [BASE], "k": ["x"], "n": [0]}, time="ts", delay="1h")
+    right = lab.create("b", {"ts": [BASE], "z": [5]}, time="ts")
+    table = lab.create("t", {"k": ["x"], "v": [1]}, key="k")
+    left.append({"ts": [BASE + dt.timedelta(seconds=100)], "k": ["x"], "n": [1]})
+    table.append({"k": ["x"], "v": [2]})
+    left.append({"ts": [BASE + dt.timedelta(seconds=50)], "k": ["x"], "n": [2]})
+    query = left.join_asof(right).join(table.table(), on="k").select("ts", "n", "v")
+    job = query.run("out")
+    for seconds in (60, 200):
+        right.advance(BASE + dt.timedelta(seconds=seconds))
+        job.wait(30)
+    job.stop()
+    assert lab["out"].to_polars().select("n", "v").sort("n").rows() == [(1, 1), (2, 2)]

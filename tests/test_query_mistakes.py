@@ -65,6 +65,10 @@ MISTAKES = {
     "a schema that lacks a column": (
         lambda t: t.map_batches(lambda f: f.select("size", "price"), {"size": pl.Int64}).collect(),
         "'price' is not in it"),
+    "an aggregate without a name": (
+        lambda t: t.window(MINUTE).agg(N.alias("")), "an aggregate needs a name"),
+    "a column without a name": (
+        lambda t: t.with_columns(col("size").alias("")), "a column needs a name"),
     "no aggregates": (lambda t: t.window(MINUTE).agg(), "agg(n=pl.len())"),
     "a column as aggregate": (lambda t: t.window(MINUTE).agg("price"), "got 'price'"),
     "as pandas has it": (lambda t: t.window(MINUTE).agg({"price": "sum"}), "agg takes Polars expr"),

@@ -35,6 +35,9 @@ __all__ = ["AsofJoiner", "FrameJoiner", "IntervalJoiner", "TableJoiner"]
 
 
 BUCKET = "\0bucket"
+MANY_CHANGES = 100_000
+"""So many rows of a table are held without looking which of them can go."""
+
 KEPT_ROWS = 10_000
 """So many right rows are held without looking which of them can go."""
 
@@ -226,6 +229,11 @@ class AsofJoiner(_Joiner):
         right.held.let_go(edge + 1)
         self.pruned = edge
 
+    def appended(self) -> int:
+        """Return the earliest append time of the left rows that wait, FOREVER if there is none."""
+        frames = [frame[APPENDED] for frame in self.sides[0].held.all() if frame.height]
+        return min((span(times)[0] for times in frames), default=FOREVER)
+
     def peek(self, *rows: pl.DataFrame) -> pl.DataFrame:
         """Return the left rows that wait, with what they would get now."""
         import polars as pl
@@ -381,14 +389,17 @@ class TableJoiner(Operator):
     """Rows with a stream's table as it was when each of them was appended.
 
     ``read(start, append_time)`` gives the table stream's rows from an offset on, up to an append
-    time, with ``_append_time``, ``_offset`` and, if there are deletions, ``_deleted``.
+    time, with ``_append_time``, ``_offset`` and, if there are deletions, ``_deleted``. ``waiting()``
+    is the earliest append time of rows that are still to come out of order.
     """
 
     def __init__(
         self, on: tuple[str, ...], how: str, columns: dict[str, str],
-        read: Callable[[int, int], tuple[pl.DataFrame, int]],
+        read: Callable[[int, int], tuple[pl.DataFrame, int]], waiting: Callable[[], int],
     ) -> None:  # fmt: skip
         self.on, self.how, self.columns, self.read = list(on), how, columns, read
+        self.waiting = waiting
+        self.kept = 0  # how many rows of the table were needed when that was looked at
         self.known: pl.DataFrame | None = None
         self.position = 0
 
@@ -412,12 +423,20 @@ class TableJoiner(Operator):
         else:
             new = [pl.when(there).then(pl.col(name)).alias(name) for name in self.columns.values()]
             result = joined.with_columns(new)
-        if self.known.height > 100_000 and left.height:
-            old = pl.col(APPENDED) <= last
-            latest = self.known.filter(old).group_by(self.on, maintain_order=True).last()
-            self.known = pl.concat([latest.select(self.known.columns), self.known.filter(~old)])
-            self.known = self.known.sort(APPENDED, maintain_order=True)
+        if self.known.height > 2 * self.kept + MANY_CHANGES and left.height:
+            self._prune(min(last, self.waiting()))
         return result.drop("\0there")
+
+    def _prune(self, edge: int) -> None:
+        """Keep only the latest row of each key of those appended up to a time."""
+        import polars as pl
+
+        assert self.known is not None
+        old = pl.col(APPENDED) <= edge
+        latest = self.known.filter(old).group_by(self.on, maintain_order=True).last()
+        kept = pl.concat([latest.select(self.known.columns), self.known.filter(~old)])
+        self.known = kept.sort(APPENDED, maintain_order=True)
+        self.kept = self.known.height
 
     def _shaped(self, found: pl.DataFrame) -> pl.DataFrame:
         import polars as pl

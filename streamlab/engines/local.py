@@ -201,7 +201,8 @@ class _Compiler:
             case p.FrameJoin():
                 step = FrameJoiner(beside(node.input, node.frame, node.on), node.on, node.how)
             case p.TableJoin():
-                step = _table_joiner(node)
+                below = [made for made in self.operators if isinstance(made, AsofJoiner)]
+                step = _table_joiner(node, below)
             case _:
                 raise AssertionError(node)
         return step, step.peek(empty), delay
@@ -234,6 +235,7 @@ class _Compiler:
         else:
             made = Panes(node.window, node.by, late, how, columns)
         made.edge = self._edge(node)
+        made.streams = self.width
         made.of_rows = not _holds(node, p.IntervalJoin)
         made.of_windows = _holds(node.input, p.Aggregate) or _holds(node.input, p.WindowSqlStep)
         made.prepare(empty)
@@ -386,8 +388,11 @@ def _holds(node: p.Node, kind: type) -> bool:
     return isinstance(node, kind) or any(_holds(other, kind) for other in p.inputs_of(node))
 
 
-def _table_joiner(node: p.TableJoin) -> TableJoiner:
+def _table_joiner(node: p.TableJoin, below: Sequence[AsofJoiner]) -> TableJoiner:
     import polars as pl
+
+    def waiting() -> int:
+        return min((joiner.appended() for joiner in below), default=FOREVER)
 
     table = node.table.recorded()  # what it held when a row was appended does not go by a replay
     schema = table.fix(pin=False).schema
@@ -408,7 +413,7 @@ def _table_joiner(node: p.TableJoin) -> TableJoiner:
         assert isinstance(frame, pl.DataFrame)
         return frame, max(start, part.stop if end > start else start)
 
-    return TableJoiner(node.on, node.how, columns, read)
+    return TableJoiner(node.on, node.how, columns, read, waiting)
 
 
 # -- running -------------------------------------------------------------------------------------

@@ -329,8 +329,7 @@ class Panes(WindowOperator):
         other.last_ends, other.heights = dict(self.last_ends), dict(self.heights)
         other.on_late = None
         if rows and rows[0].height:
-            width = len(next(iter(self.panes.values()), ()))
-            other._absorb(Batch(rows[0], NEVER, (FOREVER,) * width, FOREVER))
+            other._absorb(self._unsure(rows[0]))
         return self.placed(other._results(FOREVER))
 
     def since(self) -> Since | None:

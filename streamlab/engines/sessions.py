@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamlab.clock import FOREVER, NEVER
+from streamlab.clock import FOREVER
 from streamlab.duration import format_instant
 from streamlab.engines.batch import ORDER, TIME, Batch, Since, least, watermark
 from streamlab.engines.held import Held
@@ -307,8 +307,7 @@ class Sessions(ByTime):
         other.shares, other.rows, other.on_late = list(self.shares), self.rows.copy(), None
         found = None
         if rows and rows[0].height:
-            since = next((share.since for share in self.shares if share.since), (FOREVER,))
-            found = other._found(Batch(rows[0], NEVER, (FOREVER,) * len(since), FOREVER))
+            found = other._found(self._unsure(rows[0]))
         return self.placed(other._merged(other._advanced(found, FOREVER)[0]))
 
     def since(self) -> Since | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamlab.aggregate import Aggregation
-from streamlab.clock import FOREVER, NEVER
+from streamlab.clock import NEVER
 from streamlab.engines.batch import BEFORE, ORDER, TIME, Batch, Since, least, watermark
 from streamlab.engines.held import Held, span
 from streamlab.engines.overlap import merged
@@ -243,8 +243,9 @@ class Sliding(ByTime):
         other = copy.copy(self)
         other.waiting, other.past = self.waiting.copy(), self.past.copy()
         other.cells, other.on_late = self.cells.copy(), None
+        other.places = dict(self.places)
         if rows and rows[0].height:
-            other._absorb(Batch(rows[0], NEVER, (), FOREVER))
+            other._absorb(self._unsure(rows[0]))
         found = other._results(other.waiting.all())
         return found.with_columns(pl.lit(self.mark, pl.Int64).alias(BEFORE))
 

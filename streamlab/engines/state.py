@@ -83,6 +83,7 @@ class WindowOperator(Operator):
         self.mark = NEVER  # the watermark
         self.given = 0  # how many rows were given out
         self.edge: int | None = None  # windows that begin at or before it may lack rows
+        self.streams = 1  # how many sources the plan has
 
     # -- late rows ---------------------------------------------------------------------------
 
@@ -142,6 +143,10 @@ class WindowOperator(Operator):
             return 'only when advance("end") ends the stream'
         mark = "the windows before it are done up to" if self.of_windows else "stream time reaches"
         return f"when {mark} {format_instant(end + self.late_delay)}"
+
+    def _unsure(self, rows: pl.DataFrame) -> Batch:
+        """Return rows of the step before that are not final as a batch, which rests on no place."""
+        return Batch(rows, NEVER, (FOREVER,) * self.streams, FOREVER)
 
     # -- giving out --------------------------------------------------------------------------
 
