@@ -47,7 +47,10 @@ _BOOLEAN = {
     "Not", "IsNull", "IsNotNull", "IsNan", "IsNotNan", "IsFinite", "IsInfinite", "IsBetween", "IsIn",
     "IsClose", "AllHorizontal", "AnyHorizontal",
 }  # fmt: skip
-_NOT_ROWWISE = {"ConcatVertical"}  # the one of its family that joins rows
+_NOT_ROWWISE = {"ConcatVertical", "Sample"}  # of their families, they join rows, or draw lots
+GUESSED = "a time without a format"
+"""Polars guesses the format from the first rows that it is given."""
+
 _FIXED_SECOND = {"IsIn", "Replace", "ReplaceStrict"}  # a column there would be looked at as a whole
 _CALLS = ("AnonymousFunction", "AnonymousAgg", "callback")
 _WHOLE = {
@@ -108,6 +111,8 @@ def _function_obstacle(content: dict[str, Any]) -> str | None:
     name, inner = _named(content["function"])
     if inner in _NOT_ROWWISE:
         return inner
+    if inner == "Strptime" and content["function"][name][inner][-1]["format"] is None:
+        return GUESSED
     boolean = name == "Boolean"
     if not (inner in _BOOLEAN if boolean else name in _FLAT or name in _FAMILIES):
         return inner if boolean else name
@@ -143,7 +148,10 @@ def check_rowwise(expression: pl.Expr, what: str) -> None:
     found = obstacle(node)
     if found is None:
         return
-    if found in _WHOLE or found in ("Sum", "Mean", "Min", "Max", "Count", "First", "Last", "Std"):
+    if found == GUESSED:
+        reason = f"the format of {found} is guessed from other rows"
+        hint = 'write it: .str.to_datetime("%Y-%m-%d %H:%M:%S")'
+    elif found in _WHOLE or found in ("Sum", "Mean", "Min", "Max", "Count", "First", "Last", "Std"):
         hint = "aggregate over a window: .window(sl.tumbling(...), by=...).agg(...)"
         reason = f"{found} is an aggregation, and the rows of a stream never end"
     else:

@@ -261,6 +261,16 @@ def test_rows_are_unique_by_every_kind_of_key(lab, stream):
     assert made.unique("f", within="5s").collect()["_offset"].to_list() == [0, 1, 2, 4, 5]
     assert made.unique(["f", "l"]).collect()["_offset"].to_list() == [0, 2, 3, 4]
     assert made.unique("l").collect()["_offset"].to_list() == [0, 3]
+    near = pl.Series([1, 2, 1])
+    for kind in (pl.Datetime("ns"), pl.Duration("ns"), pl.Time):
+        fine = lab.create(
+            f"{kind}"[:4], pl.DataFrame({"ts": times[:3], "k": near.cast(kind)}), time="ts"
+        )
+        assert fine.unique("k").collect()["_offset"].to_list() == [0, 1]
+    zeros = lab.create(
+        "zeros", pl.DataFrame({"ts": times[:2], "z": [{"p": 0.0}, {"p": -0.0}]}), time="ts"
+    )
+    assert zeros.unique("z").collect().height == 1
 
 
 def test_columns_that_a_stream_gets_while_a_job_runs_are_not_the_querys(lab, stream):

@@ -65,6 +65,11 @@ MISTAKES = {
     "a schema that lacks a column": (
         lambda t: t.map_batches(lambda f: f.select("size", "price"), {"size": pl.Int64}).collect(),
         "'price' is not in it"),
+    "a format that is guessed": (
+        lambda t: t.with_columns(at=col("symbol").str.to_datetime(strict=False)),
+        'guessed from other rows\nHint: write it: .str.to_datetime("%Y'),
+    "lots": (
+        lambda t: t.with_columns(one=pl.concat_list("size").list.sample(1)), "Sample needs rows"),
     "an aggregate without a name": (
         lambda t: t.window(MINUTE).agg(N.alias("")), "an aggregate needs a name"),
     "a column without a name": (

@@ -323,12 +323,24 @@ def _keys(frame: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
     for name in on:
         values = frame[name]
         if values.dtype.is_nested():
-            values = pl.Series(name, [repr(value) for value in values.to_list()], dtype=pl.String)
+            texts = [repr(_unsigned(value)) for value in values.to_list()]
+            values = pl.Series(name, texts, dtype=pl.String)
+        elif values.dtype.is_temporal():
+            values = values.to_physical()  # Python's times know no nanoseconds
         elif values.dtype.is_float():
             columns.append(values.is_nan().alias(f"{name}\0nan"))
             values = values.fill_nan(0.0)
         columns.append(values)
     return pl.DataFrame(columns)
+
+
+def _unsigned(value: Any) -> Any:
+    """Return a value in which zero has no sign."""
+    if isinstance(value, float):
+        return value + 0.0
+    if isinstance(value, list):
+        return [_unsigned(part) for part in value]
+    return {n: _unsigned(v) for n, v in value.items()} if isinstance(value, dict) else value
 
 
 def _tuples(keys: pl.DataFrame) -> list[Any]:
