@@ -124,6 +124,7 @@ class Job(Shown):
         self._spec, self._plan, self._sink, self._lock = spec, plan, sink, lock
         self._follow = follow
         self._stop, self._resume = threading.Event(), threading.Event()
+        self._ended = threading.Event()
         self._resume.set()
         self._turn = threading.Condition()
         self._runner: Runner | None = None
@@ -135,6 +136,7 @@ class Job(Shown):
         self._behind = Behind(f"streamlab deliveries of {spec.name}")
         self._recorded = 0.0
         self._kept = float("-inf")
+        self._held_back = False  # rows are kept that are needed no more
         self._rate: list[tuple[float, int]] = []
         self._thread = threading.Thread(
             target=self._main, name=f"streamlab job {spec.name}", daemon=True
@@ -151,7 +153,11 @@ class Job(Shown):
         self._stop.set()
         self._resume.set()
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+            until = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
+            # A join that Ctrl-C broke off would not wait again; in a forked process there is no thread.
+            while self._thread.is_alive() and not self._ended.wait(LOOK_SECONDS):
+                if time.monotonic() > until:
+                    break
         return self
 
     def pause(self) -> Job:
@@ -191,22 +197,36 @@ class Job(Shown):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         target = self._target() if caught_up else None
+        while not self._awaited(target, deadline):
+            pass
+        return self
+
+    def _awaited(self, target: Any, deadline: float | None) -> bool:
+        """Wait for a moment; return whether what is waited for is there.
+
+        An untimed wait would miss Ctrl-C, and keep a thread that nobody awaits any more.
+        """
         with self._turn:
-            while self.status == "running" and not self._reached(target):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+            left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+            if self.status == "running" and not self._reached(target):
+                if left <= 0:
                     raise TimeoutError(f'job "{self.name}" is not there yet: {self.progress}')
-                # An untimed wait would miss Ctrl-C.
-                self._turn.wait(LOOK_SECONDS if left is None else min(left, LOOK_SECONDS))
+                self._turn.wait(min(left, LOOK_SECONDS))
+            if self.status == "running" and not self._reached(target):
+                return False
         if self.error is not None:
             raise self.error
-        if not caught_up:
-            self._thread.join()
-        return self
+        if target is None:
+            self._ended.wait()
+        return True
 
     async def wait_async(self, timeout: float | None = None, *, caught_up: bool = True) -> Job:
         """`wait`, for ``await``."""
-        return await asyncio.to_thread(self.wait, timeout, caught_up=caught_up)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        target = await asyncio.to_thread(self._target) if caught_up else None
+        while not await asyncio.to_thread(self._awaited, target, deadline):
+            pass
+        return self
 
     def _target(self) -> list[tuple[int, int]]:
         found = []
@@ -303,6 +323,7 @@ class Job(Shown):
             with self._turn:
                 self.status = status
                 self._turn.notify_all()
+            self._ended.set()
 
     def _run(self) -> None:
         runner = self._restored()
@@ -323,10 +344,11 @@ class Job(Shown):
                 runner,
                 looked,
                 time.monotonic(),
-                RECORD_SECONDS if self._dirty else None,
+                RECORD_SECONDS if self._dirty or self._held_back else None,
                 self._stop,
             ):
                 self._record(runner)
+                self._keep(runner, now=True)
         self._record(runner)
         self._keep(runner, now=True)
 
@@ -418,7 +440,8 @@ class Job(Shown):
 
     def _keep(self, runner: Runner, *, now: bool = False) -> None:
         """Keep the rows from retention that are needed to go on; an older hold keeps more."""
-        if time.monotonic() - self._kept < RECORD_SECONDS and not now:
+        self._held_back = time.monotonic() - self._kept < RECORD_SECONDS and not now
+        if self._held_back:
             return
         self._kept = time.monotonic()
         for source, offset in zip(runner.sources, self._placed["since"], strict=True):

@@ -118,12 +118,18 @@ class Jobs(Mapping[str, Job], Shown):
         for job in jobs:
             job.stop()
 
-    def forget(self, name: str) -> None:
-        """Stop a job and forget it; its results are let go of or dropped by whoever asks."""
+    def halt(self, name: str) -> None:
+        """Stop a job if it runs here."""
         with self._lock:
-            job = self._running.pop(name, None)
+            job = self._running.get(name)
         if job is not None:
             job.stop()
+
+    def forget(self, name: str) -> None:
+        """Stop a job and forget it; its results are let go of or dropped by whoever asks."""
+        self.halt(name)
+        with self._lock:
+            self._running.pop(name, None)
         for stream in self._lab:
             self._lab[stream]._scan.log.release(f"job-{name}")
         for path in (self._folder / f"{name}.json", self._folder / f"{name}.state.json"):
@@ -155,6 +161,7 @@ class Jobs(Mapping[str, Job], Shown):
             if "stream" in target:  # refused before anything is remembered
                 _time_of(plan, emit, list(plan.schema))
                 self._own(target["stream"], name)
+                self._not_its_own(plan, target["stream"])
             running = self._running.get(name)
             same = self._same(name, plan, emit, target, digest, restart=restart)
             if running is not None and running.status == "running":
@@ -168,10 +175,11 @@ class Jobs(Mapping[str, Job], Shown):
                 known = self._remembered(name)
                 if isinstance(into, DuckDB):  # as a stream, refused before anything is remembered
                     DuckDBSink(into, name, digest).check()
-                if restart and known is not None:
-                    self._forget(known, into)
                 if known is None or restart:
-                    known = self._remember(name, plan, target, emit, start, digest, known)
+                    spec = self._spec(name, plan, target, emit, start, digest, known)
+                    if restart:
+                        self._forget(spec, known, into)
+                    known = self._remember(spec)
                 sink = self._sink(known, plan, into)
             except BaseException:
                 lock.release()
@@ -208,6 +216,21 @@ class Jobs(Mapping[str, Job], Shown):
             raise StreamExists(
                 f'stream "{stream}" is the result of job "{owner}", not the result of job "{name}"',
                 hint=f'run(..., name="{owner}") is that job; another stream name makes a new one',
+            )
+
+    def _not_its_own(self, plan: p.Node, stream: str) -> None:
+        """See that a query does not read what it writes.
+
+        Raises:
+            QueryError: it does.
+        """
+        if stream not in self._lab:
+            return
+        folder = self._lab[stream]._scan.log.folder
+        if any(source.scan.log.folder == folder for source in p.sources_of(plan)):
+            raise QueryError(
+                f'the query reads stream "{stream}", and cannot write into it',
+                hint="choose another name for the results",
             )
 
     def _same(
@@ -272,38 +295,45 @@ class Jobs(Mapping[str, Job], Shown):
         content.pop("format")
         return Spec(**content)
 
-    def _remember(
-        self, name: str, plan: p.Node, target: dict[str, Any], emit: str, start: Any, digest: str,
+    @staticmethod
+    def _spec(
+        name: str, plan: p.Node, target: dict[str, Any], emit: str, start: Any, digest: str,
         before: Spec | None,
     ) -> Spec:  # fmt: skip
         wanted, times, reading = begin_at(plan, start)
         generation = 1 if before is None else before.generation + 1
-        spec = Spec(
+        return Spec(
             name, target, emit, [*_lines(plan, emit), f"start {start}"], digest,
             wanted, times, reading, Runner(plan).edge, generation, time.time(),
         )  # fmt: skip
+
+    def _remember(self, spec: Spec) -> Spec:
         with contextlib.suppress(FileExistsError):
             disk.make_dir(self._folder)
-        if "memory" not in target:
-            disk.replace_file(self._folder / f"{name}.json", dump_json(spec.content()))
+        if "memory" not in spec.into:
+            disk.replace_file(self._folder / f"{spec.name}.json", dump_json(spec.content()))
         return spec
 
-    def _forget(self, known: Spec, into: Any) -> None:
-        """Make room for a new generation; the results of the old one stay beside it."""
-        state = self._folder / f"{known.name}.state.json"
+    def _forget(self, spec: Spec, known: Spec | None, into: Any) -> None:
+        """Make room for a new generation; the results of the old one stay beside it.
+
+        What a restart that was killed left beside stays too, and what is nobody's result.
+        """
+        old = known or spec  # a job that is not remembered may have left results
+        if isinstance(into, DuckDB):
+            DuckDBSink(into, old.name, old.digest).forget(old.generation)
+        state = self._folder / f"{old.name}.state.json"
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(state)
-        stream = known.into.get("stream")
-        if stream and stream in self._lab and self._lab[stream]._info.job == known.name:
-            old, beside = self._lab[stream], f"{stream}.generation-{known.generation}"
-            if beside in self._lab:  # a restart that was killed had come so far
-                self._lab.drop(beside)
-            old.fork(beside)
+        stream = old.into.get("stream")
+        if stream and stream in self._lab and self._lab[stream]._info.job == old.name:
+            number = old.generation
+            while f"{stream}.generation-{number}" in self._lab:
+                number += 1
+            self._lab[stream].fork(f"{stream}.generation-{number}")
             self._lab.drop(stream)
-        if isinstance(into, DuckDB):
-            DuckDBSink(into, known.name, known.digest).forget(known.generation)
         with contextlib.suppress(FileNotFoundError):
-            disk.unlink(self._folder / f"{known.name}.json")
+            disk.unlink(self._folder / f"{old.name}.json")
 
     def _sink(self, spec: Spec, plan: p.Node, into: Any) -> Sink:
         if "stream" in spec.into:
@@ -324,7 +354,7 @@ class Jobs(Mapping[str, Job], Shown):
             delay = _delay_text(runner.delay)
             self._lab._derived(name, schema, time_column, delay, spec.name)
         stream = self._lab[name]
-        return StreamSink(stream, time_column)
+        return StreamSink(stream, time_column, spec.digest)
 
 
 def _delay_text(delay: int) -> Any:

@@ -280,9 +280,11 @@ class Lab(Mapping[str, Stream], Shown):
         self._writable()
         info = self._catalog.info(name)
         if info.job is not None:
-            self._jobs.forget(info.job)
+            self._jobs.halt(info.job)
         log = self._log(info)
-        with log.writer.held():
+        with log.writer.held():  # another process may run the job: nothing is forgotten before
+            if info.job is not None:
+                self._jobs.forget(info.job)
             self._catalog.drop(name)
         with self._lock:
             self._logs.pop(name, None)

@@ -91,18 +91,28 @@ def timed(frame: pl.DataFrame, time: str | None) -> pl.DataFrame:
 class StreamSink:
     """A derived stream: results, position and stream time are one append."""
 
-    def __init__(self, stream: Stream, time: str | None) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream, time: str | None, digest: str) -> None:
+        self.stream, self.digest = stream, digest
         self.time = time
         self.log = stream._scan.log  # noqa: SLF001
         self.kept = False
 
     def open(self, empty: pl.DataFrame) -> State | None:
-        """Return the state in the last frame that has one."""
+        """Return the state in the last frame that has one.
+
+        Raises:
+            HistoryChanged: it is that of another query.
+        """
         self.log.writer.keep()
         self.kept = True
         note = self.log.writer.last_note()
-        return json.loads(note) if note else None
+        state = json.loads(note) if note else None
+        if state is not None and state["digest"] != self.digest:
+            raise HistoryChanged(
+                f'stream "{self.stream.name}" holds the results of another query',
+                hint="give another name, or run(..., restart=True)",
+            )
+        return state
 
     def pin(self, before: State, state: State) -> None:
         """Nothing to do: the append is the pin."""
@@ -338,27 +348,35 @@ class DuckDBSink:
             self._save({})
 
     def forget(self, generation: int) -> None:
-        """Put the table beside and drop the position, for a run from the beginning.
+        """Put the table beside and drop the position, both or neither, for a run from the beginning.
 
-        A table that this job has not made stays as it is.
+        Tables that this job has not made stay as they are.
         """
         import duckdb
 
-        beside = f"{self.target.table}.generation-{generation}"
         try:
-            self.connection = self._connected()
-            made = self.connection.execute(
+            connection = self.connection = self._connected()
+            connection.execute("BEGIN")  # closed before the end, it is rolled back
+            made = connection.execute(
                 f"DELETE FROM {POSITIONS} WHERE job = ? RETURNING job", [self._key]
             ).fetchall()
             if made:
-                self.connection.execute(f"DROP TABLE IF EXISTS {quoted(beside)}")
-                self.connection.execute(
-                    f"ALTER TABLE IF EXISTS {quoted(self.target.table)} RENAME TO {quoted(beside)}"
+                beside = quoted(self._beside(connection, generation))
+                connection.execute(
+                    f"ALTER TABLE IF EXISTS {quoted(self.target.table)} RENAME TO {beside}"
                 )
+            connection.execute("COMMIT")
         except duckdb.Error as error:
             raise QueryError(f"{self.target}: {error}") from error
         finally:
             self.close()
+
+    def _beside(self, connection: duckdb.DuckDBPyConnection, generation: int) -> str:
+        """Return a name that is free for the results of a generation."""
+        there = self._tables(connection)
+        while (name := f"{self.target.table}.generation-{generation}").casefold() in there:
+            generation += 1
+        return name
 
     def pin(self, before: State, state: State) -> None:
         """Nothing to do: the transaction is the pin."""

@@ -1,8 +1,13 @@
 """Jobs: run, resumed, refused, paused, failed, begun anew; and where their results go."""
 
 import asyncio
+import contextlib
 import datetime as dt
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import duckdb
 import polars as pl
@@ -435,3 +440,116 @@ def test_heartbeats_at_the_place_of_a_job_count_once(lab):
         stream.append({"ts": BASE + dt.timedelta(seconds=32), "v": 2})
         query.run(f"{name}-out").wait(10).stop()
         assert lab[f"{name}-out"].to_polars()["n"].to_list() == [1]
+
+
+def elsewhere(lab, text):
+    """Run Python in another process, where ``lab`` is the lab; return what it raised, by name."""
+    text = (
+        f"import streamlab as sl\nlab = sl.open({str(lab.path)!r})\ntry:\n    {text}\n"
+        "except Exception as e:\n    print(type(e).__name__)"
+    )
+    made = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return made.stdout.strip()
+
+
+def test_a_job_of_another_process_is_not_forgotten_by_a_refused_drop(lab):
+    """Who may not drop a stream forgets nothing; and a stream knows whose results it holds."""
+    stream = stream_of(lab)
+    job = counting(stream).run("out").wait(10)
+    assert elsewhere(lab, "lab.drop('out')") == "StreamLocked"
+    assert lab.jobs.known() == ["out"]
+    assert "job-out" in stream._scan.log.holds()
+    job.stop()
+    lab.jobs.forget("out")  # as a process that was killed between the two
+    with pytest.raises(sl.HistoryChanged, match="another query"):
+        counting(stream, "20s").run("out").wait(10)
+    assert counting(stream, "20s").run("out", restart=True).wait(10).stop().status == "stopped"
+    assert (len(lab["out"]), len(lab["out.generation-1"])) == (8, 18)
+
+
+def test_beginning_anew_replaces_nothing_that_is_there(lab):
+    """Generations take names that are free, streams and tables alike."""
+    stream, path = stream_of(lab), lab.path.parent / "mine.duckdb"
+    lab.create("out.generation-1", {"mine": [1]})
+    with duckdb.connect(str(path)) as made:
+        made.execute('CREATE TABLE "t.generation-1" AS SELECT 42 AS mine')
+    for into in ("out", sl.duckdb(path, table="t")):
+        counting(stream).run(into).wait(10).stop()
+        counting(stream, "20s").run(into, restart=True).wait(10).stop()
+    assert lab["out.generation-1"].schema.names == ["mine"]
+    assert len(lab["out.generation-2"]) == 18
+    with duckdb.connect(str(path)) as made:
+        assert made.sql('FROM "t.generation-1"').columns == ["mine"]
+        assert made.sql('SELECT count(*) FROM "t.generation-2"').fetchall() == [(18,)]
+
+
+def test_beginning_anew_that_is_refused_leaves_all_as_it_was(lab):
+    """Neither a wrong start, nor a query of its own results, nor an index of the user's costs results."""
+    stream, path = stream_of(lab), lab.path.parent / "x.duckdb"
+    counting(stream).run("out").wait(10)
+    with pytest.raises(sl.StreamlabError):
+        counting(stream).run("out", restart=True, start="nonsense")
+    with pytest.raises(sl.QueryError, match="cannot write into it"):
+        lab["out"].window(sl.tumbling("1m")).agg(n=pl.len()).run("out", restart=True)
+    assert len(lab["out"]) == 18
+    assert "out.generation-1" not in lab
+    counting(stream).run(sl.duckdb(path, table="t")).wait(10).stop()
+    with duckdb.connect(str(path)) as made:
+        made.execute("CREATE INDEX mine ON t(n)")
+    with pytest.raises(sl.QueryError, match="depend"):
+        counting(stream, "20s").run(sl.duckdb(path, table="t"), restart=True)
+    with duckdb.connect(str(path)) as made:
+        made.execute("DROP INDEX mine")
+    assert counting(stream).run(sl.duckdb(path, table="t")).wait(10).stop().progress.rows_out == 18
+    counting(stream, "20s").run(sl.duckdb(path, table="t"), restart=True).wait(10).stop()
+
+
+def test_waits_that_are_given_up_keep_no_thread(lab):
+    """However many awaits were cancelled, the next one returns."""
+    job = counting(stream_of(lab)).run("out").wait(10)
+
+    async def main():
+        for _ in range(40):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.wait_async(caught_up=False), 0.001)
+        await asyncio.wait_for(job.wait_async(), 20)
+
+    asyncio.run(main())
+    assert job.status == "running"
+
+
+def test_a_stop_that_was_interrupted_can_be_done_again(lab):
+    """After Ctrl-C in stop, the next stop waits as the first one did."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(frame):
+        begun.set()
+        go.wait(30)
+
+    job = counting(stream_of(lab)).run(slow)
+    assert begun.wait(30)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            job.stop()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    job.stop(timeout=0.0)
+    assert job.status == "running"
+    go.set()
+    assert job.stop().status == "stopped"
+
+
+def test_an_idle_job_holds_what_it_needs(lab, monkeypatch):
+    """Rows that were needed a moment ago are let go of when nothing comes any more."""
+    monkeypatch.setattr(running, "RECORD_SECONDS", 0.2)
+    stream = stream_of(lab)
+    job = counting(stream).run("out").wait(10)
+    for first in range(100, 2_000, 100):
+        stream.append(events(first, 100))
+        job.wait(10)
+    until = time.monotonic() + 20
+    while stream._scan.log.holds()["job-out"] < 1_900 and time.monotonic() < until:
+        threading.Event().wait(0.02)
+    assert stream._scan.log.holds()["job-out"] == job._runner.since()[0] == 1_900
