@@ -493,7 +493,7 @@ class Query(Querying, Shown):
     @property
     def identity(self) -> list[str]:
         """The columns that say which row of the result a change is of; none if rows never change."""
-        return identity_of(p.windowed(self._plan), self.columns)
+        return identity_of(self._plan, self.columns)
 
     def __repr__(self) -> str:
         return "\n  ".join(["Query", *p.describe(self._plan)])

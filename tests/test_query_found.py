@@ -581,3 +581,36 @@ def test_a_table_is_kept_as_it_was_for_rows_that_wait(lab, monkeypatch):
         job.wait(30)
     job.stop()
     assert lab["out"].to_polars().select("n", "v").sort("n").rows() == [(1, 1), (2, 2)]
+
+
+AMBIGUOUS = {
+    "a key left out": "SELECT window_end, count(*) AS n FROM tumble(a, INTERVAL '10 seconds') GROUP BY window_end, k",
+    "a coarser key": "SELECT window_end, length(k) AS k, count(*) AS n FROM tumble(a, INTERVAL '10 seconds') "
+    "GROUP BY window_end, a.k",
+}
+
+
+def test_changes_say_which_row_they_are_of_or_are_final(lab):
+    """A bound may be named otherwise; where rows cannot be told apart only final ones are given out."""
+    rows = {"ts": [BASE, BASE + dt.timedelta(seconds=12)], "k": ["x", "x"], "v": [1, 7]}
+    stream = lab.create("a", rows, time="ts", delay="30s")
+    query = lab.query(
+        "SELECT window_end AS we, k, sum(v) AS n FROM tumble(a, INTERVAL '10 seconds') "
+        "GROUP BY window_end, k HAVING sum(v) > 0"
+    )
+    assert query.identity == ["k", "we"]
+    follow = query.follow(emit="changes")
+    assert follow.poll().height == 2
+    stream.append({"ts": [BASE + dt.timedelta(seconds=1)], "k": ["x"], "v": [-5]})
+    assert follow.poll()["_op"].to_list() == ["d"]
+    for text in AMBIGUOUS.values():
+        assert lab.query(text).identity == []
+    same = "SELECT window_end, upper(k) AS u, count(*) FROM tumble(a, INTERVAL '10 seconds') GROUP BY window_end, upper(k)"
+    assert lab.query(same).identity == ["u", "window_end"]
+    counted = stream.window(sl.tumbling("10s"), by="k").agg(n=pl.len())
+    keys = ["k", "window_start", "window_end"]
+    assert counted.with_columns(m=pl.col("n") * 2).select(pl.all()).identity == keys
+    assert counted.with_columns(k=pl.col("k").str.head(0)).identity == []
+    for many in (1, 2):
+        frame = pl.DataFrame({"k": ["x"] * many, "w": range(many)})
+        assert counted.join(frame, on="k").identity == (keys if many == 1 else [])

@@ -38,9 +38,7 @@ class Changes:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        window = p.windowed(runner.plan)
-        names = visible(runner.empty).columns
-        self.identity = identity_of(window, names)
+        self.identity = identity_of(runner.plan, visible(runner.empty).columns)
         self.shown = visible(runner.empty).clear()
         self.empty = self._marked(runner.empty, "u", final=True)
 
@@ -79,27 +77,45 @@ class Changes:
         return pl.concat([part.select(parts[-1].columns) for part in parts])
 
 
-def identity_of(window: Any, names: list[str]) -> list[str]:
-    """Return the columns that say which row of the result a row is."""
+def identity_of(plan: p.Node, names: list[str]) -> list[str]:
+    """Return the columns that say which row of the result a row is; none if none do."""
+    window = p.windowed(plan)
     if window is None:
         return []
-    if isinstance(window, p.WindowSqlStep):
-        bounds = [name for name in names if name in ("window_start", "window_end", "window_time")]
-        return [
-            *[n for n in names if n in window.schema and n not in bounds and _is_key(window, n)],
-            *bounds,
-        ]
-    bounds = ["window_start"] if window.window.kind == "session" else ["window_start", "window_end"]
-    wanted = [*window.by, *bounds]
-    return wanted if set(wanted) <= set(names) else []
+    wanted = _told_apart(window, names)
+    return wanted if set(wanted) <= set(names) and _kept(plan, window, wanted) else []
 
 
-def _is_key(window: p.WindowSqlStep, name: str) -> bool:
+def _told_apart(window: p.Aggregate | p.WindowSqlStep, names: list[str]) -> list[str]:
+    """Return the columns that tell the rows of a window's result apart."""
+    if isinstance(window, p.Aggregate):
+        session = window.window.kind == "session"
+        return [*window.by, *(["window_start"] if session else ["window_start", "window_end"])]
     import polars as pl
 
     from streamlab.engines.sql import plan_columns
 
-    return name in plan_columns(window.sql, pl.Schema(dict(window.input.schema))).keys
+    made = plan_columns(window.sql, pl.Schema(dict(window.input.schema)))
+    if not made.identified:
+        return []
+    bounds = list(made.window_columns.values())
+    return [*(n for n in names if n in made.keys), *(n for n in names if n in bounds)]
+
+
+def _kept(plan: p.Node, window: p.Node, wanted: list[str]) -> bool:
+    """Whether the steps after a window leave these columns as they are, each once."""
+    import polars as pl
+
+    while plan is not window:
+        if isinstance(plan, p.Project):
+            for column in plan.columns:
+                name = column.meta.output_name(raise_if_undetermined=False)
+                if name in wanted and not column.meta.eq(pl.col(name)):
+                    return False
+        elif isinstance(plan, p.FrameJoin) and plan.frame.select(plan.on).is_duplicated().any():
+            return False
+        plan = p.inputs_of(plan)[0]
+    return True
 
 
 def _other(now: pl.DataFrame, plain: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:

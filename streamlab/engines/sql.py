@@ -383,7 +383,8 @@ class SqlPlan:
         bounds = {name: pl.Datetime("us", "UTC") for name in BOUNDS}
         empty = pl.DataFrame(schema={**schema, **bounds})
         self.output = self.run(empty).schema
-        self.window_columns = self._found(parsed(sql.inner)["node"])
+        node = parsed(sql.inner)["node"]
+        self.window_columns = self._found(node)
         told = set(self.window_columns)
         if sql.window.kind not in ("tumbling", "hopping"):
             told -= {"window_start"}  # windows that begin together end at different times
@@ -393,6 +394,9 @@ class SqlPlan:
                 hint="SELECT window_end, ...", sql=sql.text,
             )  # fmt: skip
         self.keys = tuple(name for name in self._plain if name not in self.window_columns.values())
+        there = {name.lower() for name in schema}
+        chosen = node["select_list"]
+        self.identified = all(_selected(part, chosen, there) for part in _groups(node))
 
     def _found(self, node: Tree) -> dict[str, str]:
         """Return which output columns hold the bounds of the window, and note the plain ones."""
@@ -416,6 +420,42 @@ class SqlPlan:
     def run(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the result over the rows of some windows, in no order."""
         return self._evaluator.run(frame, self.sql.inner)[0]
+
+
+def _groups(node: Tree) -> list[Tree]:
+    """Return what a SELECT groups by, but for the window and what it names by its place."""
+    found = node.get("group_expressions") or []
+    return [
+        part
+        for part in found
+        if part["class"] != "CONSTANT"
+        and not (part["class"] == "COLUMN_REF" and part["column_names"][-1].lower() in BOUNDS)
+    ]
+
+
+def _selected(part: Tree, columns: list[Tree], there: set[str]) -> bool:
+    """Whether a key is among the columns of a result as it is, by its name or the same words.
+
+    A name is that of a column of the rows before it is that of a column of the result.
+    """
+    if part["class"] == "COLUMN_REF":
+        name = part["column_names"][-1].lower()
+        if name in there:
+            refs = [column for column in columns if column["class"] == "COLUMN_REF"]
+            star = any(column["class"] == "STAR" for column in columns)
+            return star or any(ref["column_names"][-1].lower() == name for ref in refs)
+        return any((column.get("alias") or "").lower() == name for column in columns)
+    return any(column["class"] == "STAR" or _bare(part) == _bare(column) for column in columns)
+
+
+def _bare(part: Any) -> Any:
+    """Return an expression without its name and its place in the text."""
+    if isinstance(part, list):
+        return [_bare(other) for other in part]
+    if isinstance(part, dict):
+        left_out = ("alias", "query_location")
+        return {key: _bare(other) for key, other in part.items() if key not in left_out}
+    return part.lower() if isinstance(part, str) else part
 
 
 def plan_columns(sql: WindowSql, schema: pl.Schema) -> SqlPlan:
