@@ -376,16 +376,9 @@ def _time_of(plan: p.Node, emit: str, names: list[str]) -> str | None:
 
 
 FILE_ENDINGS = (
-    ".duckdb",
-    ".db",
-    ".parquet",
-    ".csv",
-    ".json",
-    ".arrow",
-    ".feather",
-    ".ipc",
-    ".sqlite",
-)
+    ".duckdb", ".db", ".sqlite", ".parquet", ".csv", ".json", ".arrow", ".feather", ".ipc",
+)  # fmt: skip
+"""What ends like this is meant for a file, and is no name for a stream of results."""
 
 
 def _of_file(name: str) -> bool:

@@ -508,39 +508,21 @@ def test_windows_over_a_derived_stream_of_a_join_call_no_row_late_that_is_not(la
         assert chained.equals(direct)
 
 
+def summed(of, column="n"):
+    return of.window(sl.tumbling("2s")).agg(n=pl.col(column).sum())
+
+
 OVER_OPEN = {
-    "sliding over windows": lambda a, b: (
-        a.window(sl.tumbling("2s"))
-        .agg(n=pl.col("n").sum())
-        .window(sl.sliding("5s"))
-        .agg(m=pl.col("n").max())
-    ),
-    "medians over windows": lambda a, b: (
-        a.window(sl.tumbling("2s"))
-        .agg(n=pl.col("n").sum())
-        .window(sl.sliding("5s"))
-        .agg(m=pl.col("n").median())
-    ),
-    "sessions over windows": lambda a, b: (
-        a.window(sl.tumbling("2s"))
-        .agg(n=pl.col("n").sum())
-        .window(sl.session("3s"))
-        .agg(m=pl.col("n").max())
-    ),
+    "sliding over windows": lambda a, b: summed(a).window(sl.sliding("5s")).agg(m=pl.col("n").max()),
+    "medians over windows": lambda a, b: summed(a).window(sl.sliding("5s")).agg(m=pl.col("n").median()),
+    "sessions over windows": lambda a, b: summed(a).window(sl.session("3s")).agg(m=pl.col("n").max()),
     "sessions over a join": lambda a, b: (
-        a.join_asof(b).window(sl.session("3s")).agg(m=pl.col("n_right").max())
-    ),
+        a.join_asof(b).window(sl.session("3s")).agg(m=pl.col("n_right").max())),
     "sliding over a join": lambda a, b: (
-        a.join_asof(b).window(sl.sliding("3s")).agg(m=pl.col("n_right").max())
-    ),
+        a.join_asof(b).window(sl.sliding("3s")).agg(m=pl.col("n_right").max())),
     "sessions over windows over a join": lambda a, b: (
-        a.join_asof(b)
-        .window(sl.tumbling("2s"))
-        .agg(n=pl.col("n_right").sum())
-        .window(sl.session("3s"))
-        .agg(m=pl.col("n").max())
-    ),
-}
+        summed(a.join_asof(b), "n_right").window(sl.session("3s")).agg(m=pl.col("n").max())),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", OVER_OPEN)

@@ -35,6 +35,7 @@ __all__ = ["AsofJoiner", "FrameJoiner", "IntervalJoiner", "TableJoiner"]
 
 
 BUCKET = "\0bucket"
+
 MANY_CHANGES = 100_000
 """So many rows of a table are held without looking which of them can go."""
 
