@@ -155,8 +155,8 @@ class Job(Shown):
         if threading.current_thread() is not self._thread:
             until = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
             # A join that Ctrl-C broke off would not wait again; in a forked process there is no thread.
-            while self._thread.is_alive() and not self._ended.wait(LOOK_SECONDS):
-                if time.monotonic() > until:
+            while self._thread.is_alive() and (left := until - time.monotonic()) > 0:
+                if self._ended.wait(min(left, LOOK_SECONDS)):
                     break
         return self
 
